@@ -22,7 +22,7 @@ use crate::host::process::console;
 use crate::host::systemd::messages::receiver;
 use crate::host::{DaemonError, ServiceUnit, conceal_key, overrides};
 use crate::receiver::invite::InvitationChange;
-use crate::status::{self, Manner};
+use crate::status::{self, StatusFormat};
 
 /// Runs the command line of this process. Returns the exit code.
 pub fn main() -> process::ExitCode {
@@ -78,7 +78,7 @@ fn run(invocation: Invocation<ReceiverAction>) -> Result<(), DaemonError> {
             let path = config::control_path(RECEIVER, file.as_deref(), overrides, &environment)?;
             status::show(
                 &path,
-                Manner { json, watch },
+                StatusFormat { json, watch },
                 status::render_receiver,
                 console::print,
                 DaemonError::unavailable,

@@ -17,7 +17,7 @@ use crate::host::credentials::pairing::keygen;
 use crate::host::process::console;
 use crate::host::systemd::messages::sender;
 use crate::host::{DaemonError, ServiceUnit, conceal_key, conceal_token, overrides};
-use crate::status::{self, Manner, Request};
+use crate::status::{self, Request, StatusFormat};
 
 /// Runs the action of the command line and returns the exit code.
 pub fn main() -> process::ExitCode {
@@ -65,7 +65,7 @@ fn run(invocation: Invocation<SenderAction>) -> Result<(), DaemonError> {
             let path = config::control_path(SENDER, file.as_deref(), overrides, &environment)?;
             status::show(
                 &path,
-                Manner { json, watch },
+                StatusFormat { json, watch },
                 status::render_sender,
                 console::print,
                 DaemonError::unavailable,

@@ -20,8 +20,8 @@ use crate::sender::queue::state::QueueFigures;
 use crate::sender::uplink::state::{UplinkSettings, UplinkState, UplinkView};
 use crate::status;
 use crate::status::{
-    CertificateStatus, DeniedStatus, Dropped, DroppedStatus, ExporterStatus, JournalStatus, Kept, Pace,
-    Queued, Recovered, SenderStatus, SocketStatus,
+    CertificateStatus, DeniedStatus, DroppedCounts, DroppedStatus, ExporterStatus, JournalStatus, KeptFiles,
+    Pace, Queued, RecoveredStatus, SenderStatus, SocketStatus,
 };
 
 /// The sources of the status.
@@ -101,13 +101,13 @@ impl Reporter {
             retry_in_s: retry_at.map(|at| Duration::from_secs_f64(retry_in(at)).as_secs()),
             reason: view.reason,
             received: status::Tally { datagrams: counts.received, bytes: counts.received_bytes },
-            recovered: Recovered { datagrams: counts.recovered },
+            recovered: RecoveredStatus { datagrams: counts.recovered },
             acknowledged: status::Tally { datagrams: counts.acknowledged, bytes: counts.acknowledged_bytes },
             queued: self.queued(&figures),
             intake: self.journal(),
             damaged: kept(figures.damaged),
             newer: kept(figures.newer),
-            dropped: Dropped {
+            dropped: DroppedCounts {
                 kernel: self.counters.kernel_drops(),
                 denied: self.counters.denied(),
                 spool_full: counts.spool_full,
@@ -223,8 +223,8 @@ fn exporter(figures: &ExporterFigures) -> ExporterStatus {
     }
 }
 
-fn kept(aside: Aside) -> Kept {
-    Kept { files: aside.files, bytes: aside.bytes }
+fn kept(aside: Aside) -> KeptFiles {
+    KeptFiles { files: aside.files, bytes: aside.bytes }
 }
 
 fn seconds_since(moment: BootTime) -> u64 {

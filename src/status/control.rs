@@ -130,7 +130,7 @@ pub enum ControlError {
         path: PathBuf,
     },
     /// Another error.
-    #[error("{}: the control socket cannot be {operation}: {source}: name another one with \
+    #[error("cannot {operation} control socket {}: {source}: name another one with \
              --control", path.display())]
     Io {
         /// The path of the socket.
@@ -155,13 +155,13 @@ impl ControlSocket {
     pub fn bind(path: &Path) -> Result<Self, ControlError> {
         let failed = |operation| move |source| ControlError::Io { path: path.to_owned(), operation, source };
         if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory).map_err(failed("given a directory"))?;
+            fs::create_dir_all(directory).map_err(failed("create the directory of"))?;
         }
         remove_stale_socket(path)?;
-        let listener = UnixListener::bind(path).map_err(failed("created"))?;
+        let listener = UnixListener::bind(path).map_err(failed("create"))?;
         let socket = Self { path: path.to_owned(), listener };
-        fs::set_permissions(path, Permissions::from_mode(0o660)).map_err(failed("given its mode"))?;
-        socket.listener.set_nonblocking(true).map_err(failed("served"))?;
+        fs::set_permissions(path, Permissions::from_mode(0o660)).map_err(failed("set the mode of"))?;
+        socket.listener.set_nonblocking(true).map_err(failed("serve"))?;
         Ok(socket)
     }
 
@@ -170,7 +170,7 @@ impl ControlSocket {
         self,
         handler: impl Fn(Request) -> Reply + Clone + Send + 'static,
     ) -> Result<(), ControlError> {
-        let failed = |source| ControlError::Io { path: self.path.clone(), operation: "served", source };
+        let failed = |source| ControlError::Io { path: self.path.clone(), operation: "serve", source };
         let listener =
             self.listener.try_clone().and_then(tokio::net::UnixListener::from_std).map_err(failed)?;
         let places = Places::new(CONTROL_CONNECTIONS, 1, Eviction::Oldest);
@@ -201,8 +201,8 @@ impl ControlSocket {
                 };
                 match outcome {
                     Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::debug!("a control request was not answered: {error}"),
-                    Err(_) => tracing::debug!("a control request took too long"),
+                    Ok(Err(error)) => tracing::debug!("cannot answer a control request: {error}"),
+                    Err(_) => tracing::debug!("a control request timed out"),
                 }
             });
         }
@@ -212,12 +212,12 @@ impl ControlSocket {
 impl Drop for ControlSocket {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.path) {
-            tracing::debug!("the control socket was not removed: {error}");
+            tracing::debug!("cannot remove the control socket: {error}");
         }
     }
 }
 
-/// Removes the socket of a service that has ended.
+/// Removes a socket on which no process listens.
 fn remove_stale_socket(path: &Path) -> Result<(), ControlError> {
     let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
     if !metadata.file_type().is_socket() {
@@ -225,7 +225,7 @@ fn remove_stale_socket(path: &Path) -> Result<(), ControlError> {
     }
     match UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)
-            .map_err(|source| ControlError::Io { path: path.to_owned(), operation: "replaced", source }),
+            .map_err(|source| ControlError::Io { path: path.to_owned(), operation: "replace", source }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         _ => Err(ControlError::Taken { path: path.to_owned() }),
     }
@@ -289,7 +289,7 @@ fn explained(path: &Path, source: io::Error) -> ControlError {
             ControlError::NotResponding { service: describe_service(&path) }
         }
         io::ErrorKind::InvalidData => ControlError::InvalidReply { path, reason: source.to_string() },
-        _ => ControlError::Io { path, operation: "used", source },
+        _ => ControlError::Io { path, operation: "use", source },
     }
 }
 

@@ -1,4 +1,5 @@
-//! The status of nf-receiver, as `nf-receiver status --json` prints it. Counters run from the start of the process.
+//! The status of nf-receiver, as `nf-receiver status --json` prints it. Counters run from the start of the
+//! process.
 
 use core::net::{IpAddr, SocketAddr};
 
@@ -6,39 +7,39 @@ use serde::{Deserialize, Serialize};
 
 use crate::status::{CertificateStatus, RevocationStatus, Tally};
 
-/// Everything that nf-receiver tells about itself.
+/// The whole status of nf-receiver.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReceiverStatus {
     /// Always `nf-receiver`.
     pub service: String,
     /// The version of the program.
     pub version: String,
-    /// The senders heard.
+    /// The known senders.
     pub senders: Vec<PeerStatus>,
-    /// Counts of all senders together, also of those that nf-receiver has forgotten to make room.
+    /// Counts of all senders together, including those that nf-receiver has forgotten to make room.
     #[serde(default)]
     pub all_senders: SenderTotals,
-    /// The collectors delivered to.
+    /// The configured collectors.
     pub collectors: Vec<CollectorStatus>,
-    /// The own certificate, if TLS is spoken.
+    /// The own certificate; `None` without TLS.
     #[serde(default)]
     pub certificate: Option<CertificateStatus>,
     /// The lists of revoked certificates, in the order of the settings.
     #[serde(default)]
     pub revocation_lists: Vec<RevocationStatus>,
-    /// Connections that were rejected before a session was agreed.
+    /// Connections that were rejected before a session began.
     #[serde(default)]
     pub refusals: u64,
     /// Peers whose connections were rejected, latest first; at most `limits::REJECTED_SHOWN`.
     #[serde(default)]
     pub refused: Vec<RefusedStatus>,
-    /// Impossible states that the program met; each is a bug to report.
+    /// Program states that must not occur. Each is a bug to report.
     #[serde(default)]
     pub internal_errors: u64,
     /// Datagrams that match no collector: they were acknowledged and not delivered.
     #[serde(default)]
     pub unmatched: u64,
-    /// Their exporters, those with the most datagrams first; at most `limits::UNMATCHED_SHOWN`.
+    /// Their exporters, the one with the most datagrams first; at most `limits::UNMATCHED_SHOWN`.
     #[serde(default)]
     pub unmatched_exporters: Vec<UnmatchedStatus>,
 }
@@ -52,12 +53,12 @@ pub struct SenderTotals {
     pub duplicates: u64,
     /// Datagrams that senders reported as lost.
     pub gaps: u64,
-    /// Datagrams of exporters that their sender may not carry.
+    /// Datagrams of exporters that their sender may not deliver.
     pub denied: u64,
 }
 
 impl SenderTotals {
-    /// Adds the counts of further senders. Sums stay at the largest number.
+    /// Adds the counts of further senders. Sums saturate.
     pub fn add(&mut self, more: Self) {
         let add = |sum: &mut u64, count: u64| *sum = sum.saturating_add(count);
         add(&mut self.delivered.datagrams, more.delivered.datagrams);
@@ -84,11 +85,11 @@ pub struct UnmatchedStatus {
 pub struct RefusedStatus {
     /// Its address.
     pub peer: IpAddr,
-    /// How often.
+    /// Number of rejected connections.
     pub count: u64,
     /// Seconds since the last time.
     pub last_s: u64,
-    /// Why, the last time.
+    /// The reason for the last rejection.
     pub reason: String,
 }
 
@@ -101,36 +102,37 @@ pub struct PeerStatus {
     pub stream: String,
     /// Address and port of the connection, or of the last one.
     pub peer: String,
-    /// Whether it is connected.
+    /// State of its connection.
     pub state: PeerState,
-    /// What encrypts the connection; `none` for plaintext.
+    /// The cipher of the connection; `none` for clear text.
     pub cipher: String,
-    /// What was delivered.
+    /// Delivered datagrams and bytes.
     pub delivered: Tally,
-    /// Datagrams that came again and were not delivered again.
+    /// Datagrams that arrived again and were not delivered again.
     pub duplicates: u64,
-    /// Datagrams that the sender told to be lost.
+    /// Datagrams that the sender reported as lost, or whose batch was unreadable.
     pub gaps: u64,
     /// The id of the stream that this one continues, because the spool was restored from a backup or cloned.
     #[serde(default)]
     pub replaces: Option<String>,
-    /// Address and port of the last connection of the same id that a newer one took over from while it was still open.
-    /// Two machines with one id take over from each other again and again.
+    /// Address and port of the last connection that a newer one of the same id replaced while it was open.
+    /// Two machines with one id replace each other's connections repeatedly.
     #[serde(default)]
     pub superseded: Option<String>,
-    /// Address and port of the last connection that was refused because another sender with the same id was connected.
+    /// Address and port of the last connection that was rejected because another sender with the same id was
+    /// connected.
     #[serde(default)]
     pub rival: Option<String>,
-    /// Why the last session ended; `None` while there is one.
+    /// The reason why the last session ended; `None` during a session.
     #[serde(default)]
     pub ended: Option<String>,
     /// Prefixes of the exporters whose datagrams it may deliver; empty if it may deliver those of all.
     #[serde(default)]
     pub exporters: Vec<String>,
-    /// Datagrams of other exporters. No collector gets them.
+    /// Datagrams of other exporters, which no collector gets.
     #[serde(default)]
     pub denied: u64,
-    /// These exporters, the one with most datagrams first; at most `limits::DENIED_SHOWN`.
+    /// These exporters, the one with the most datagrams first; at most `limits::DENIED_SHOWN`.
     #[serde(default)]
     pub denied_exporters: Vec<DeniedExporter>,
 }
@@ -146,13 +148,13 @@ pub struct DeniedExporter {
     pub last_seen_s: u64,
 }
 
-/// Whether a sender is connected.
+/// State of the connection of a sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PeerState {
-    /// A session is agreed.
+    /// A session is established.
     Connected,
-    /// It was connected before.
+    /// There is no session; there was one before.
     Disconnected,
 }
 
@@ -161,57 +163,60 @@ pub enum PeerState {
 pub struct CollectorStatus {
     /// Host and port.
     pub address: String,
-    /// Whether somebody listens there.
+    /// State of its address.
     pub state: CollectorState,
-    /// Whether the name in its address has an address; while it has none, nothing is delivered there.
+    /// True if its name is resolved. Until then, nothing is delivered there.
     #[serde(default = "resolved")]
     pub resolved: bool,
-    /// What was delivered.
+    /// Delivered datagrams and bytes.
     pub delivered: Tally,
-    /// Datagrams passed over while it was down, or too slow for the others.
+    /// Datagrams skipped while it was down, or too slow for the other collectors.
     pub skipped: u64,
-    /// Datagrams dropped because the kernel refused to send them, though it sent others.
+    /// Datagrams dropped because the kernel refused to send them, although it sent others.
     #[serde(default)]
     pub refused: u64,
-    /// Seconds for which delivery has been held back; 0 if it is not.
+    /// Seconds for which delivery has been held back; 0 while it is not.
     pub held_s: u64,
-    /// Seconds until the next late datagram is due by `catch-up-pace`, at most 60; `None` while none waits for that.
+    /// Seconds until the next late datagram is due by `catch-up-pace`, at most 60; `None` while none waits
+    /// for that.
     #[serde(default)]
     pub paced_s: Option<u64>,
-    /// Datagrams that the kernel dropped at the collector's socket while nf-receiver sent, where that can be seen.
+    /// Datagrams that the kernel dropped at the collector's socket while nf-receiver was sending. Known on
+    /// this machine only.
     pub socket_drops: u64,
-    /// Datagrams, at the most, that lay unread in the collector's socket when it went away, where that can be seen.
+    /// Upper bound of datagrams that were unread in the collector's socket when it closed, and are lost.
+    /// Known on this machine only.
     #[serde(default)]
     pub unread: u64,
-    /// Datagrams with templates, sent to it again because it had come back.
+    /// Datagrams with templates and options data that were repeated for it after a restart.
     #[serde(default)]
     pub templates: u64,
     /// Its address for late datagrams, if it has one.
     #[serde(default)]
     pub late: Option<LateStatus>,
-    /// Exporters that it sees under another address, the one heard last first; 1,024 of them at the most.
+    /// Exporters that it sees under another address, the one heard last first; at most 1,024.
     #[serde(default)]
     pub seen_as: Vec<SeenAs>,
-    /// Exporters that it mixes up if it goes by the address alone; at most `limits::CONFUSED_SHOWN`.
+    /// Exporters that it confuses if it identifies them by address alone; at most `limits::CONFUSED_SHOWN`.
     #[serde(default)]
     pub confused: Vec<ConfusedStatus>,
 }
 
 impl CollectorStatus {
-    /// Whether it takes datagrams, as far as can be seen: a collector on another machine counts as up until the network
-    /// says that it is down.
+    /// Returns true unless it is known to be down. A collector on another machine counts as up until the
+    /// network reports that it is down.
     pub fn is_up(&self) -> bool {
         self.resolved && self.state != CollectorState::Down
     }
 }
 
-/// Collectors of earlier versions that were not resolved had the state `unknown`, too.
+/// The default for a status of earlier versions, in which unresolved collectors had the state `unknown`.
 fn resolved() -> bool {
     true
 }
 
-/// Two exporters that a collector mixes up if it goes by the address alone: they use one observation domain, define a template id
-/// differently, and come from one address.
+/// Two exporters that a collector confuses if it identifies them by address alone. They use one observation
+/// domain, define a template id differently, and reach the collector from one address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfusedStatus {
     /// Their own addresses.
@@ -224,7 +229,7 @@ pub struct ConfusedStatus {
     pub source_id: u32,
     /// The template id.
     pub template_id: u16,
-    /// What that means, and what to do, in words.
+    /// The meaning and the remedy, in words.
     pub meaning: String,
 }
 
@@ -233,20 +238,20 @@ pub struct ConfusedStatus {
 pub struct LateStatus {
     /// Host and port.
     pub address: String,
-    /// Whether somebody listens there.
+    /// State of its address.
     pub state: CollectorState,
-    /// What was delivered there.
+    /// Datagrams and bytes delivered there.
     pub delivered: Tally,
-    /// Datagrams passed over.
+    /// Skipped datagrams.
     pub skipped: u64,
     /// Datagrams that the kernel refused to send.
     #[serde(default)]
     pub refused: u64,
     /// Seconds for which delivery has been held back.
     pub held_s: u64,
-    /// Datagrams dropped at the socket there.
+    /// Datagrams dropped at its socket.
     pub socket_drops: u64,
-    /// Datagrams that lay unread in the socket when it went away.
+    /// Upper bound of datagrams that were unread in its socket when it closed.
     pub unread: u64,
 }
 
@@ -255,18 +260,18 @@ pub struct LateStatus {
 pub struct SeenAs {
     /// The exporter's own address and port.
     pub exporter: SocketAddr,
-    /// What the collector sees.
+    /// The address and port that the collector sees.
     pub seen_as: SocketAddr,
 }
 
-/// Whether somebody listens at a collector's address.
+/// State of a collector's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CollectorState {
-    /// Yes.
+    /// A socket is there.
     Up,
-    /// No.
+    /// No socket is there, the network reports it unreachable, or sending fails.
     Down,
-    /// That cannot be seen from here.
+    /// It is on another machine, and no error was reported.
     Unknown,
 }

@@ -1,4 +1,5 @@
-//! The status of nf-sender, as `nf-sender status --json` prints it. Counters run from the start of the process.
+//! The status of nf-sender, as `nf-sender status --json` prints it. Counters run from the start of the
+//! process.
 
 use core::net::{IpAddr, SocketAddr, SocketAddrV6};
 
@@ -6,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::status::{CertificateStatus, Tally};
 
-/// Everything that nf-sender tells about itself.
+/// The whole status of nf-sender.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SenderStatus {
     /// Always `nf-sender`.
@@ -20,151 +21,153 @@ pub struct SenderStatus {
     /// The id of the stream that this one continues, because the spool was restored from a backup or cloned.
     #[serde(default)]
     pub replaced_stream: Option<String>,
-    /// Datagrams that were queued when the stream was replaced and may have been delivered before, so that they may
+    /// Datagrams that were queued when the stream was replaced. They may have been delivered before, and may
     /// arrive twice.
     #[serde(default)]
     pub possible_repeats: u64,
-    /// How the link is.
+    /// State of the link.
     pub state: LinkState,
-    /// The receiver that is connected, or being tried, or that refused; `None` while there is none.
+    /// The receiver that is connected, is being tried, or rejected this sender; `None` while there is none.
     pub receiver: Option<String>,
-    /// What encrypts the connection, while there is one; `none` for clear text.
+    /// The cipher of the connection; `none` for clear text, `None` without a connection.
     pub cipher: Option<String>,
-    /// The most bytes of a TCP segment of the connection, where full ones were lost on the way; `None` if TCP decides.
+    /// Limit of TCP segments in bytes, set after full-size segments were lost on the way; `None` if TCP
+    /// decides.
     #[serde(default)]
     pub segment_bytes: Option<u16>,
-    /// The own certificate, if TLS is spoken.
+    /// The own certificate; `None` without TLS.
     pub certificate: Option<CertificateStatus>,
     /// Seconds until the next attempt to connect, while waiting for it.
     pub retry_in_s: Option<u64>,
-    /// Why the link is not there, in words.
+    /// The reason why the link is down, in words.
     pub reason: Option<String>,
-    /// What was taken from the sockets.
+    /// Datagrams received from exporters.
     pub received: Tally,
-    /// What the spool held at the start.
-    pub recovered: Recovered,
-    /// What the receiver acknowledged.
+    /// Datagrams recovered from the previous run.
+    pub recovered: RecoveredStatus,
+    /// Datagrams that the receiver acknowledged.
     pub acknowledged: Tally,
-    /// What waits.
+    /// Queued datagrams.
     pub queued: Queued,
-    /// Where datagrams are that were received and are in no segment yet.
+    /// State of the receive journal, which holds datagrams until they are in a segment.
     #[serde(default)]
     pub intake: JournalStatus,
-    /// Copies of damaged pieces of the spool, in its directory `damaged`.
+    /// Copies of damaged parts of the spool, in its directory `damaged`.
     #[serde(default)]
-    pub damaged: Kept,
-    /// What a newer version left and this one cannot read: files in the directory `newer` of the spool.
+    pub damaged: KeptFiles,
+    /// Files of a newer version that this one cannot read, in the directory `newer` of the spool.
     #[serde(default)]
-    pub newer: Kept,
-    /// What is lost, by reason.
-    pub dropped: Dropped,
-    /// The sockets that datagrams come to.
+    pub newer: KeptFiles,
+    /// Lost datagrams, by reason.
+    pub dropped: DroppedCounts,
+    /// The sockets that receive datagrams.
     #[serde(default)]
     pub sockets: Vec<SocketStatus>,
-    /// Exporters whose datagrams are denied, those with the most datagrams first; at most `limits::DENIED_SHOWN`.
+    /// Exporters whose datagrams are denied, the one with the most datagrams first; at most
+    /// `limits::DENIED_SHOWN`.
     #[serde(default)]
     pub denied_exporters: Vec<DeniedStatus>,
-    /// Exporters of queued datagrams that were dropped (`spool_full`, `too_old`), those with the most first; at most
-    /// `limits::DROPPED_SHOWN`.
+    /// Exporters of queued datagrams that were dropped (`spool_full`, `too_old`), the one with the most
+    /// first; at most `limits::DROPPED_SHOWN`.
     #[serde(default)]
     pub dropped_exporters: Vec<DroppedStatus>,
-    /// Datagrams that were dropped for the same reasons, of exporters that are not listed any more.
+    /// Datagrams dropped for the same reasons, of exporters that are no longer listed.
     #[serde(default)]
     pub dropped_of_others: u64,
-    /// Datagrams that were dropped for the same reasons, and of which nf-sender does not know the exporters.
+    /// Datagrams dropped for the same reasons, of exporters that nf-sender does not know.
     #[serde(default)]
     pub dropped_of_unknown: u64,
-    /// Impossible states that the program met; each is a bug to report.
+    /// Program states that must not occur. Each is a bug to report.
     #[serde(default)]
     pub internal_errors: u64,
-    /// Sentences about what an operator should look at: no room, a disk that refuses.
+    /// Warnings for the operator, such as a full spool or a disk error.
     #[serde(default)]
     pub warnings: Vec<String>,
-    /// The exporters heard.
+    /// The known exporters.
     pub exporters: Vec<ExporterStatus>,
 }
 
-/// How the link is.
+/// State of the link to the receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LinkState {
-    /// A session is agreed.
+    /// A session is established.
     Connected,
-    /// An attempt is under way.
+    /// An attempt to connect is in progress.
     Connecting,
-    /// The next attempt has its time, or there is nothing to connect to.
+    /// The next attempt is scheduled, or no receiver is configured.
     Waiting,
-    /// The receiver refused; the next attempt has its time.
+    /// The receiver rejected this sender; the next attempt is scheduled.
     Refused,
 }
 
-/// What the spool held at the start.
+/// Datagrams recovered from the previous run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Recovered {
-    /// How many datagrams.
+pub struct RecoveredStatus {
+    /// Number of datagrams.
     pub datagrams: u64,
 }
 
-/// What waits for the link or for its acknowledgement.
+/// Datagrams that are not acknowledged yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Queued {
-    /// How many datagrams.
+    /// Number of datagrams.
     pub datagrams: u64,
     /// Bytes of all payloads together.
     pub bytes: u64,
-    /// Files that hold them.
+    /// Segment files that hold them.
     pub segments: u64,
-    /// Age of the oldest in seconds; 0 if there is none.
+    /// Age of the oldest datagram in seconds; 0 if the queue is empty.
     pub oldest_s: u64,
     /// Seconds until the spool is full at the present rate; `None` while nothing arrives.
     pub room_s: Option<u64>,
-    /// Bytes that the spool still takes before something must be dropped.
+    /// Bytes that the spool can still store before it drops datagrams.
     #[serde(default)]
     pub room_bytes: u64,
-    /// Payload bytes that arrive in a second, over the last ten seconds.
+    /// Incoming payload bytes per second, averaged over the last ten seconds.
     #[serde(default)]
     pub arriving_bytes_per_s: u64,
 }
 
-/// Files that are kept beside the queue.
+/// Files of the spool that are not in the queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kept {
-    /// How many.
+pub struct KeptFiles {
+    /// Number of files.
     pub files: u64,
-    /// Bytes of all together.
+    /// Bytes of all files together.
     pub bytes: u64,
 }
 
-/// Where the intake is.
+/// State of the receive journal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JournalStatus {
-    /// Whether it is in the memory of the process, so that kill -9 would lose what it holds.
+    /// True if it is in the memory of the process only, so kill -9 would lose its datagrams.
     pub in_memory: bool,
-    /// Why.
+    /// The reason for that.
     pub reason: Option<String>,
 }
 
 /// Datagrams lost, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Dropped {
-    /// The kernel had no room in the receive buffer.
+pub struct DroppedCounts {
+    /// The receive buffer of the socket was full.
     pub kernel: u64,
-    /// The exporter is not allowed.
+    /// The exporter is not allowed, or the datagram is too long.
     pub denied: u64,
     /// The spool was full.
     pub spool_full: u64,
     /// Older than `max-age`.
     pub too_old: u64,
-    /// The spool's bytes were damaged.
+    /// Their bytes in the spool were damaged.
     pub corrupt: u64,
 }
 
-/// One socket, and what it lost before the datagrams were received.
+/// One socket, and the datagrams that were lost there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketStatus {
-    /// Where it listens.
+    /// The address on which it listens.
     pub address: SocketAddr,
-    /// Datagrams that the kernel had no room for.
+    /// Datagrams that the kernel dropped because the receive buffer was full.
     pub kernel_drops: u64,
     /// Datagrams from exporters that are not allowed, or too long.
     pub denied: u64,
@@ -178,9 +181,9 @@ pub struct DeniedStatus {
     /// The index of the interface to which a link-local address belongs; `None` for other addresses.
     #[serde(default)]
     pub interface: Option<u32>,
-    /// The socket that it sends to.
+    /// The socket to which it sends.
     pub socket: SocketAddr,
-    /// Datagrams denied.
+    /// Denied datagrams.
     pub datagrams: u64,
     /// Seconds since the last one.
     pub last_seen_s: u64,
@@ -199,13 +202,13 @@ impl DeniedStatus {
 pub struct DroppedStatus {
     /// Its address.
     pub address: IpAddr,
-    /// Datagrams dropped.
+    /// Dropped datagrams.
     pub datagrams: u64,
     /// Seconds since the last one was dropped.
     pub last_s: u64,
 }
 
-/// One exporter: a source of datagrams, by address, port and the number it gives itself.
+/// One exporter: a source of datagrams, identified by address, port and source id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExporterStatus {
     /// Its address.
@@ -213,7 +216,7 @@ pub struct ExporterStatus {
     /// The index of the interface to which a link-local address belongs; `None` for other addresses.
     #[serde(default)]
     pub interface: Option<u32>,
-    /// The port from which it was heard last.
+    /// The source port of its last datagram.
     pub port: u16,
     /// NetFlow version (1, 5, 7, 8 or 9), or 10 for IPFIX; `None` for other formats, sFlow included.
     pub version: Option<u16>,
@@ -227,18 +230,18 @@ pub struct ExporterStatus {
     pub agent: Option<IpAddr>,
     /// Datagrams received, copies included.
     pub datagrams: u64,
-    /// Copies of datagrams received before.
+    /// Copies among them.
     #[serde(default)]
     pub duplicates: u64,
-    /// Amount missing by its sequence numbers, in `missing_unit`; `None` if they cannot be used.
+    /// Amount missing by its sequence numbers, in `missing_unit`; `None` if the numbers are unusable.
     pub missing: Option<u64>,
-    /// The unit that it counts: `flows`, `datagrams`, `data records` or `records`.
+    /// The unit of `missing`: `flows`, `datagrams`, `data records` or `records`.
     #[serde(default)]
     pub missing_unit: Option<String>,
-    /// The reason why `missing` is not known, beginning with `unusable: `.
+    /// The reason why `missing` is unknown. It begins with `unusable: `.
     #[serde(default)]
     pub missing_reason: Option<String>,
-    /// Seconds since it was heard.
+    /// Seconds since its last datagram.
     pub last_seen_s: u64,
 }
 
@@ -251,7 +254,8 @@ impl ExporterStatus {
         }
     }
 
-    /// The source id. It has the agent of sFlow before it, as in `192.0.2.77/3`, unless the agent has the exporter's address.
+    /// The source id, after the sFlow agent as in `192.0.2.77/3` if the agent's address is not that of the
+    /// exporter.
     pub(super) fn source(&self) -> Option<String> {
         let id = self.source_id?;
         let agent = self.agent.filter(|agent| *agent != self.address);

@@ -1,10 +1,14 @@
-//! `status` on the command line: asks, shows, and with `--watch` does so again every second.
+//! The command `status`: requests the status of the service and prints it; with `--watch`, every second.
 
-pub(crate) mod exporters;
-pub(crate) mod fit;
-pub(crate) mod pace;
-pub(crate) mod render;
-pub(crate) mod table;
+mod certificates;
+mod collectors;
+mod exporters;
+mod fit;
+pub(super) mod pace;
+pub(super) mod receiver;
+pub(super) mod sender;
+mod table;
+pub(super) mod units;
 
 use std::path::Path;
 use std::thread;
@@ -12,30 +16,32 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
+use crate::status::control::{ControlError, Request, request};
 use crate::status::show::fit::Screen;
-use crate::status::{ControlError, Earlier, Request, request};
+use crate::status::show::pace::Earlier;
 
-/// How `status` is to be shown.
+/// The form in which `status` is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Manner {
-    /// As JSON, one line for each status.
+pub struct StatusFormat {
+    /// Prints JSON, one line for each status.
     pub json: bool,
-    /// Again and again, until interrupted.
+    /// Repeats until interrupted.
     pub watch: bool,
 }
 
-/// Time from one look at a service to the next.
+/// Time between two requests of a watch.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Moves a terminal's cursor to its upper left corner and clears what is below (ECMA-48, CUP and ED).
+/// Moves the cursor to the upper left corner and clears the screen below it (ECMA-48, CUP and ED).
 const CLEAR: &str = "\x1b[H\x1b[J";
 
-/// Asks the service whose control socket is at `path` for its status, and gives what is to be shown to `print`.
-/// Errors of either end it; `unavailable` makes one of what the socket says. A watch that has begun outlasts
-/// restarts of the service.
+/// Requests the status of the service whose control socket is at `path`, and passes the text to `print`.
+///
+/// The first request that fails ends it with the error that `unavailable` makes, and so does an error of
+/// `print`. After the first answer, a watch waits while the service restarts.
 pub fn show<S: DeserializeOwned, E>(
     path: &Path,
-    manner: Manner,
+    format: StatusFormat,
     render: impl Fn(&S, Option<Earlier<'_, S>>) -> String,
     print: impl Fn(&str) -> Result<(), E>,
     unavailable: impl Fn(ControlError) -> E,
@@ -43,10 +49,10 @@ pub fn show<S: DeserializeOwned, E>(
     let mut before: Option<(S, Instant)> = None;
     let mut has_answered = false;
     loop {
-        let answer = match request(path, Request::Status) {
+        let answer: serde_json::Value = match request(path, Request::Status) {
             Err(error) if has_answered => {
-                if !manner.json {
-                    print(&format!("{CLEAR}{error}\n\nasking again every second\n"))?;
+                if !format.json {
+                    print(&format!("{CLEAR}{error}\n\nretrying every second\n"))?;
                 }
                 thread::sleep(PERIOD);
                 continue;
@@ -55,7 +61,7 @@ pub fn show<S: DeserializeOwned, E>(
         };
         has_answered = true;
         let now = Instant::now();
-        if manner.json {
+        if format.json {
             print(&format!("{answer}\n"))?;
         } else {
             let status: S = serde_json::from_value(answer).map_err(|error| {
@@ -65,17 +71,17 @@ pub fn show<S: DeserializeOwned, E>(
             let earlier =
                 before.as_ref().map(|(status, then)| Earlier { status, ago: now.duration_since(*then) });
             let text = render(&status, earlier);
-            print(&if manner.watch { format!("{CLEAR}{}", fitted(text)) } else { text })?;
+            print(&if format.watch { format!("{CLEAR}{}", fitted(text)) } else { text })?;
             before = Some((status, now));
         }
-        if !manner.watch {
+        if !format.watch {
             return Ok(());
         }
         thread::sleep(PERIOD);
     }
 }
 
-/// `text` cut to the terminal, if there is one.
+/// Cuts `text` to the terminal, if there is one.
 fn fitted(text: String) -> String {
     match Screen::of_standard_output() {
         Some(screen) => screen.fit(&text),

@@ -162,7 +162,7 @@ fn a_denied_socket_names_its_group() {
 fn status_is_printed_as_a_table_or_as_json() {
     use std::sync::Mutex;
 
-    use crate::status::{Manner, Tally, show};
+    use crate::status::{StatusFormat, Tally, show};
 
     let (_directory, path) = place();
     let shown = |json| {
@@ -170,7 +170,7 @@ fn status_is_printed_as_a_table_or_as_json() {
         let answer = asked(&path, |path| {
             show(
                 path,
-                Manner { json, watch: false },
+                StatusFormat { json, watch: false },
                 |tally: &Tally, _| tally.datagrams.to_string(),
                 |text| {
                     printed.lock().unwrap().push_str(text);

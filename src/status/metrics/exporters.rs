@@ -1,13 +1,14 @@
-//! Metrics about exporters. They are sums, as there can be thousands of exporters.
+//! Metrics about exporters. They are sums, because there can be thousands of exporters.
 
 use core::fmt;
 use std::collections::BTreeMap;
 
 use crate::status::ExporterStatus;
-use crate::status::metrics::{Metrics, amount, signed};
+use crate::status::metrics::encoder::{Metrics, amount, signed};
 
 impl Metrics<'_> {
-    /// Sums over the exporters heard. They fall when an exporter makes room, or when late datagrams arrive.
+    /// Sums over the known exporters. They fall when an exporter is forgotten to make room, and when late
+    /// datagrams arrive.
     pub(super) fn exporters(&mut self, exporters: &[ExporterStatus]) -> fmt::Result {
         let is_unusable = |exporter: &&ExporterStatus| exporter.missing.is_none() && exporter.has_numbers();
         let unusable = exporters.iter().filter(is_unusable).count();
@@ -20,20 +21,20 @@ impl Metrics<'_> {
         }
         let duplicates =
             exporters.iter().fold(0_u64, |sum, exporter| sum.saturating_add(exporter.duplicates));
-        self.gauge("exporters", "Exporters heard", amount(exporters.len()))?;
+        self.gauge("exporters", "Known exporters", amount(exporters.len()))?;
         self.gauge(
             "exporters_unusable",
             "Exporters whose losses cannot be counted by their sequence numbers",
             amount(unusable),
         )?;
         self.gauges(
-            ("exporters_missing", "Lost before it was received, by the exporters' sequence numbers"),
+            ("exporters_missing", "Lost before nf-sender, by the exporters' sequence numbers"),
             "unit",
             missing.into_iter().map(|(unit, count)| (unit, signed(count))),
         )?;
         self.gauge(
             "exporters_duplicate_datagrams",
-            "Copies of datagrams that were received before",
+            "Datagrams received more than once by nf-sender",
             signed(duplicates),
         )
     }
@@ -41,11 +42,11 @@ impl Metrics<'_> {
 
 #[cfg(test)]
 mod tests {
+    use crate::status::samples::sender;
     use crate::status::sender_metrics;
-    use crate::status::show::render::tests::sender;
 
     #[test]
-    fn unusable_exporters_have_no_part_in_missing() {
+    fn unusable_exporters_do_not_add_to_missing() {
         let mut status = sender();
         let mut ipfix = status.exporters[0].clone();
         (ipfix.version, ipfix.format) = (Some(10), Some("IPFIX".to_owned()));

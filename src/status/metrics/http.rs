@@ -1,4 +1,4 @@
-//! Serves metrics by HTTP: `GET /metrics`, and nothing else.
+//! Serves metrics over HTTP: `GET /metrics`, and nothing else.
 
 use core::convert::Infallible;
 
@@ -24,8 +24,8 @@ const IDLE: bool = false;
 /// The rank of a connection with a request.
 const ASKED: bool = true;
 
-/// Answers requests on `listener` with `text` until dropped. Connections are few and short: a new one evicts
-/// the oldest one without a request if there is no free place.
+/// Answers requests on `listener` with `text` until dropped. Connections are few and short. If no place is
+/// free, a new connection evicts the oldest one without a request.
 pub async fn serve_metrics(listener: TcpListener, text: impl Fn() -> String + Clone + Send + Sync + 'static) {
     let places = Places::new(CONTROL_CONNECTIONS, SCRAPES_PER_ADDRESS, Eviction::Oldest);
     let mut is_failing = false;

@@ -1,28 +1,28 @@
 //! The exporters of nf-sender as a table.
 
-use crate::status::show::render::{grouped, more, span};
 use crate::status::show::table::{Align, Table};
+use crate::status::show::units::{grouped, more_rows, render_legend, span};
 use crate::status::{ExporterStatus, SenderStatus};
 
-/// Seconds after which an exporter counts as silent: every flow exporter sends something within a minute.
+/// Seconds after which an exporter counts as silent. Flow exporters send at least one datagram a minute.
 const SILENT_AFTER_S: u64 = 60;
 
 /// Exporters that are shown with the reason why their sequence numbers cannot be used.
 const UNUSABLE_ROWS: usize = 5;
 
 /// The exporters, and the reasons why losses of some of them cannot be counted.
-pub(crate) fn table(status: &SenderStatus) -> String {
+pub(super) fn table(status: &SenderStatus) -> String {
     let mut table = Table::new([
         ("exporter", Align::Left),
         ("type", Align::Right),
         ("source", Align::Right),
         ("datagrams", Align::Right),
         ("missing", Align::Right),
-        ("repeated", Align::Right),
+        ("duplicate", Align::Right),
         ("last seen", Align::Right),
     ]);
     let has_repeats = status.exporters.iter().any(|exporter| exporter.duplicates > 0);
-    for exporter in by_trouble(&status.exporters) {
+    for exporter in sort_by_trouble(&status.exporters) {
         table.row([
             exporter.socket_address().to_string(),
             kind(exporter),
@@ -33,7 +33,17 @@ pub(crate) fn table(status: &SenderStatus) -> String {
             format!("{} ago", span(exporter.last_seen_s)),
         ]);
     }
-    table.render() + &unusable(status)
+    table.render() + &legend(status) + &unusable(status)
+}
+
+/// The meaning of the columns `missing` and `duplicate`, for those with a count.
+fn legend(status: &SenderStatus) -> String {
+    let is_missing = status.exporters.iter().any(|exporter| exporter.missing.is_some_and(|count| count > 0));
+    let is_duplicate = status.exporters.iter().any(|exporter| exporter.duplicates > 0);
+    render_legend([
+        (is_missing, "missing", "lost before nf-sender, by the exporter's sequence numbers"),
+        (is_duplicate, "duplicate", "received more than once by nf-sender"),
+    ])
 }
 
 /// The version of NetFlow, or the name of another format.
@@ -61,7 +71,7 @@ fn unusable(status: &SenderStatus) -> String {
         status.exporters.iter().filter(|exporter| exporter.missing.is_none() && exporter.has_numbers());
     let lines = rows.clone().take(UNUSABLE_ROWS).map(|exporter| {
         let source = exporter.source().map(|source| format!(" source {source}")).unwrap_or_default();
-        let reason = exporter.missing_reason.as_deref().unwrap_or("no reason is known");
+        let reason = exporter.missing_reason.as_deref().unwrap_or("unknown reason");
         let reason = reason.strip_prefix("unusable: ").unwrap_or(reason);
         format!("  {}{source}: {reason}\n", exporter.socket_address())
     });
@@ -69,11 +79,15 @@ fn unusable(status: &SenderStatus) -> String {
     if text.is_empty() {
         return text;
     }
-    format!("\nunusable sequence numbers:\n{text}{}", more(rows.count().saturating_sub(UNUSABLE_ROWS)))
+    format!(
+        "\nunusable sequence numbers, so losses are not counted:\n{text}{}",
+        more_rows(rows.count().saturating_sub(UNUSABLE_ROWS))
+    )
 }
 
-/// Exporters that fell silent, lost datagrams or may do so unseen before the others.
-fn by_trouble(exporters: &[ExporterStatus]) -> Vec<&ExporterStatus> {
+/// Returns the exporters, those with trouble first: silent ones, then those with losses or with unusable
+/// numbers.
+fn sort_by_trouble(exporters: &[ExporterStatus]) -> Vec<&ExporterStatus> {
     let mut sorted: Vec<&ExporterStatus> = exporters.iter().collect();
     sorted.sort_by_key(|exporter| {
         let is_silent = exporter.last_seen_s >= SILENT_AFTER_S;
@@ -88,8 +102,8 @@ mod tests {
     use core::net::SocketAddr;
 
     use super::*;
-    use crate::status::show::render::render_sender;
-    use crate::status::show::render::tests::sender;
+    use crate::status::samples::sender;
+    use crate::status::show::sender::render_sender;
 
     /// A row of an exporter with the widest figures that are common.
     fn exporter(address: &str, version: Option<u16>, format: &str) -> ExporterStatus {
@@ -129,13 +143,16 @@ mod tests {
         status.exporters[0].duplicates = 17;
         let text = render_sender(&status, None);
         let expected = "
-exporter                type  source   datagrams   missing  repeated  last seen
-192.0.2.1:4000         IPFIX  123456  12,345,678   123,456        17     0s ago
-255.255.255.255:65535     v8  123456  12,345,678  unusable         0     0s ago
-192.0.2.2:6343         sFlow  123456  12,345,678  unusable         0     0s ago
-192.0.2.3:4000            v1       -  12,345,678         -         0     0s ago
+exporter                type  source   datagrams   missing  duplicate  last seen
+192.0.2.1:4000         IPFIX  123456  12,345,678   123,456         17     0s ago
+255.255.255.255:65535     v8  123456  12,345,678  unusable          0     0s ago
+192.0.2.2:6343         sFlow  123456  12,345,678  unusable          0     0s ago
+192.0.2.3:4000            v1       -  12,345,678         -          0     0s ago
 
-unusable sequence numbers:
+  missing: lost before nf-sender, by the exporter's sequence numbers
+  duplicate: received more than once by nf-sender
+
+unusable sequence numbers, so losses are not counted:
   255.255.255.255:65535 source 123456: its sequence number never changes
   192.0.2.2:6343 source 123456: its sequence numbers make no sense
 ";
@@ -186,7 +203,7 @@ unusable sequence numbers:
         let silent = ExporterStatus { last_seen_s: 60, ..healthy.clone() };
         let losing = ExporterStatus { missing: Some(1), ..healthy.clone() };
         status.exporters = vec![healthy.clone(), losing.clone(), silent.clone()];
-        let shown: Vec<ExporterStatus> = by_trouble(&status.exporters).into_iter().cloned().collect();
+        let shown: Vec<ExporterStatus> = sort_by_trouble(&status.exporters).into_iter().cloned().collect();
         assert_eq!(shown, [silent, losing, healthy]);
     }
 }

@@ -4,24 +4,24 @@ use std::io;
 
 /// Rows and columns of a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::status) struct Screen {
-    pub(in crate::status) rows: usize,
-    pub(in crate::status) columns: usize,
+pub(super) struct Screen {
+    pub(super) rows: usize,
+    pub(super) columns: usize,
 }
 
 impl Screen {
-    /// The terminal at standard output; `None` if that is none, or hides its size.
-    pub(in crate::status) fn of_standard_output() -> Option<Self> {
+    /// The terminal at standard output; `None` if it is no terminal, or has no known size.
+    pub(super) fn of_standard_output() -> Option<Self> {
         let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
         let screen = Self { rows: size.ws_row.into(), columns: size.ws_col.into() };
         (screen.rows > 0 && screen.columns > 0).then_some(screen)
     }
 
-    /// `text` without the last rows of its longest paragraphs, as far as it would not fit. Each paragraph keeps its first two
-    /// lines (a head and a row), and a line that counts the rest.
-    pub(in crate::status) fn fit(self, text: &str) -> String {
+    /// Cuts the last rows of the longest paragraphs until `text` fits. Each paragraph keeps its first two
+    /// lines (a head and a row), and gets a line that counts the hidden ones.
+    pub(super) fn fit(self, text: &str) -> String {
         let mut paragraphs: Vec<Paragraph<'_>> = text.trim_end().split("\n\n").map(Paragraph::new).collect();
-        // One row stays empty: the cursor is there.
+        // One row stays empty for the cursor.
         while self.height(&paragraphs) >= self.rows {
             let longest = paragraphs.iter_mut().filter(|paragraph| paragraph.can_shrink());
             let Some(longest) = longest.max_by_key(|paragraph| paragraph.shown) else { break };
@@ -41,7 +41,7 @@ impl Screen {
     }
 }
 
-/// Lines without an empty one between them.
+/// Consecutive lines without an empty line.
 struct Paragraph<'t> {
     lines: Vec<&'t str>,
     shown: usize,
@@ -57,7 +57,8 @@ impl<'t> Paragraph<'t> {
         self.shown >= if self.hidden() == 0 { 4 } else { 3 }
     }
 
-    /// Hides one more line. The first time it is two, as the line that counts them takes the place of one.
+    /// Hides one more line. The first time it hides two, because the line that counts them needs a row
+    /// itself.
     fn shrink(&mut self) {
         self.shown -= if self.hidden() == 0 { 2 } else { 1 };
     }
@@ -92,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_table_is_cut_and_all_else_stays() {
+    fn only_the_long_table_is_cut() {
         for rows in [7, 100] {
             let text = SCREEN.fit(&status(rows));
             assert_eq!(text.lines().count(), SCREEN.rows - 1, "{text}");
@@ -103,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_wrap_take_their_rows() {
+    fn wrapped_lines_count_as_several_rows() {
         let long = "x".repeat(3 * SCREEN.columns);
         let text = SCREEN.fit(&format!("{long}\n\n{}", status(6)));
         assert_eq!(text.lines().count(), SCREEN.rows - 1 - 2, "{text}");

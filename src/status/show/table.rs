@@ -1,33 +1,33 @@
 //! Text in columns.
 
-/// On which side a column's texts meet.
+/// The alignment of a column.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::status) enum Align {
+pub(super) enum Align {
     Left,
     Right,
 }
 
-/// Rows of texts, shown with columns as wide as their widest text, two spaces apart. A column without a text below its head
-/// is omitted.
+/// A table of texts. Each column is as wide as its widest text, and two spaces separate columns. A column
+/// without a text below its head is omitted.
 #[derive(Debug)]
-pub(in crate::status) struct Table {
+pub(super) struct Table {
     alignments: Vec<Align>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    /// A table whose columns are headed as `columns` say.
-    pub(in crate::status) fn new<const N: usize>(columns: [(&str, Align); N]) -> Self {
+    /// A table with these heads and alignments.
+    pub(super) fn new<const N: usize>(columns: [(&str, Align); N]) -> Self {
         let heads = columns.iter().map(|(head, _)| (*head).to_owned()).collect();
         Self { alignments: columns.iter().map(|(_, align)| *align).collect(), rows: vec![heads] }
     }
 
-    pub(in crate::status) fn row<const N: usize>(&mut self, texts: [String; N]) {
+    pub(super) fn row<const N: usize>(&mut self, texts: [String; N]) {
         self.rows.push(texts.into());
     }
 
-    /// The rows, each on a line of its own.
-    pub(in crate::status) fn render(&self) -> String {
+    /// The table as text, one line for each row.
+    pub(super) fn render(&self) -> String {
         let texts = |column: usize| self.rows.iter().filter_map(move |row| row.get(column));
         let is_shown =
             |column: usize| self.rows.len() == 1 || texts(column).skip(1).any(|text| !text.is_empty());

@@ -3,9 +3,9 @@
 /// Amounts of each kind in a datagram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Contents {
-    /// Flow records; `None` if not known, as the templates of the datagram are missing.
+    /// Flow records; `None` if unknown because templates are missing.
     pub(super) flows: Option<u32>,
-    /// Data records of options; `None` if not known.
+    /// Data records of options; `None` if unknown.
     pub(super) options: Option<u32>,
     /// Template records and withdrawals.
     pub(super) templates: u32,
@@ -14,12 +14,12 @@ pub(super) struct Contents {
 }
 
 impl Contents {
-    /// Flows alone.
+    /// Contents of flows only.
     pub(super) fn flows(flows: u32) -> Self {
         Self { flows: Some(flows), options: Some(0), ..Self::default() }
     }
 
-    /// A NetFlow v9 datagram of which only the header was read.
+    /// Contents of a NetFlow v9 datagram of which only the header was read.
     pub(super) fn announced(count: u16) -> Self {
         Self { announced: Some(u32::from(count)), ..Self::default() }
     }
@@ -37,7 +37,7 @@ impl Contents {
         (self.flows, self.options) = (add(self.flows, flows), add(self.options, options));
     }
 
-    /// Adds a template set; `None` if it is no such one, but of a reserved kind that may hold anything.
+    /// Adds a template set. `None` stands for a set of a reserved kind, which may hold anything.
     pub(super) fn add_templates(&mut self, records: Option<u32>) {
         match records {
             Some(records) => self.templates = self.templates.saturating_add(records),

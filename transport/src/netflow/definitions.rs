@@ -1,18 +1,18 @@
 //! The templates in force in one observation domain of an exporter, in the order of their definition.
 //!
-//! Templates and options templates share their ids; the latest definition of an id is in force.
-//! Holds at most [`TEMPLATES_PER_EXPORTER`] and [`TEMPLATE_BYTES_PER_EXPORTER`]: the oldest make room. A template that is
-//! repeated without a change stays in its place, and costs no allocation.
+//! Templates and options templates share their ids; the latest definition of an id is in force. Holds at most
+//! [`TEMPLATES_PER_EXPORTER`] and [`TEMPLATE_BYTES_PER_EXPORTER`]: the oldest make room. A template that is
+//! repeated unchanged stays in its place, and costs no allocation.
 //!
-//! Exporters may send from many ports, so the port does not tell one exporter from another by itself. Two exporters behind
-//! one address give themselves away: one of them defines an id again as it did before, after the other defined it
+//! Exporters may send from many ports, so a port alone does not identify an exporter. Two exporters behind
+//! one address are recognized by a conflict: one defines an id again as before, after the other defined it
 //! differently from another port.
 
 use crate::limits::{
     DEFINERS_PER_TEMPLATE, TEMPLATE_BYTES_PER_EXPORTER, TEMPLATE_OVERHEAD, TEMPLATES_PER_EXPORTER,
 };
 use crate::netflow::sets::Format;
-use crate::netflow::template::{Change, Template};
+use crate::netflow::template::{Template, TemplateChange};
 
 /// One template or options template.
 #[derive(Clone)]
@@ -23,7 +23,7 @@ pub(super) struct Definition {
     pub(super) bytes: Box<[u8]>,
     /// The revision of the domain that defined it.
     pub(super) revision: u64,
-    /// The exporter's port that defined it last.
+    /// The source port of its last definition.
     pub(super) port: u16,
     /// Ports that defined this id differently, and the checksum of their last definition; the oldest first.
     others: Vec<(u16, u32)>,
@@ -34,7 +34,7 @@ impl Definition {
         self.is_options == template.is_options && *self.bytes == *template.definition
     }
 
-    /// Whether `port` defined this id as `template` before another port defined it as it is now.
+    /// True if `port` defined this id as `template` before another port defined it as it is now.
     fn was_defined_as(&self, template: &Template<'_>, port: u16) -> bool {
         self.port != port && self.others.contains(&(port, crc32c::crc32c(template.definition)))
     }
@@ -51,7 +51,7 @@ impl Definition {
         others
     }
 
-    /// Bytes that it takes.
+    /// Bytes of memory.
     fn cost(&self) -> usize {
         cost(&self.bytes)
     }
@@ -62,7 +62,7 @@ impl Definition {
     }
 }
 
-/// Bytes that a definition takes.
+/// Bytes of memory of a definition.
 fn cost(definition: &[u8]) -> usize {
     definition.len().saturating_add(TEMPLATE_OVERHEAD)
 }
@@ -70,11 +70,11 @@ fn cost(definition: &[u8]) -> usize {
 /// The result of following a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Followed {
-    /// Everything is as before.
+    /// Nothing has changed.
     Unchanged,
-    /// Something is different from before.
+    /// A definition has changed.
     Changed,
-    /// Nothing was done: this port and another one are two exporters.
+    /// Rejected: this port and another one belong to two exporters.
     Conflict,
 }
 
@@ -87,36 +87,36 @@ impl Followed {
 /// The templates of one domain.
 #[derive(Clone, Default)]
 pub(super) struct Definitions {
-    /// From the one defined first to the one defined last; no two of an id.
+    /// In the order of definition; one for each id.
     list: Vec<Definition>,
     /// Bytes of all of them.
     bytes: usize,
-    /// How many of them are options templates.
+    /// Number of options templates among them.
     options: usize,
 }
 
 impl Definitions {
-    /// Follows a change that came from `port` of the exporter; definitions that it brings get this revision.
-    pub(super) fn follow(&mut self, change: &Change<'_>, port: u16, revision: u64) -> Followed {
+    /// Applies a change from `port` of the exporter. New definitions get this revision.
+    pub(super) fn follow(&mut self, change: &TemplateChange<'_>, port: u16, revision: u64) -> Followed {
         match change {
-            Change::Defined(template) => self.define(template, port, revision),
-            Change::Withdrawn(id) => {
+            TemplateChange::Defined(template) => self.define(template, port, revision),
+            TemplateChange::Withdrawn(id) => {
                 Followed::changed_if(self.forget(|definition| definition.template_id == *id))
             }
-            Change::AllWithdrawn { is_options } => {
+            TemplateChange::AllWithdrawn { is_options } => {
                 Followed::changed_if(self.forget(|definition| definition.is_options == *is_options))
             }
         }
     }
 
-    /// Adds a definition that another list had.
+    /// Adds a definition of another list.
     pub(super) fn add(&mut self, definition: Definition) {
         self.bytes += definition.cost();
         self.options += usize::from(definition.is_options);
         self.list.push(definition);
     }
 
-    /// Bytes that all of them take.
+    /// Bytes of memory of all definitions.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -125,7 +125,7 @@ impl Definitions {
         self.list.is_empty()
     }
 
-    /// Whether any of them is an options template.
+    /// True if any of them is an options template.
     pub(super) fn has_options(&self) -> bool {
         self.options > 0
     }
@@ -135,7 +135,7 @@ impl Definitions {
         self.list.iter().find(|definition| definition.is_options && definition.template_id == id)
     }
 
-    /// From the one defined first to the one defined last.
+    /// The definitions in their order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Definition> {
         self.list.iter()
     }
@@ -182,7 +182,7 @@ impl Definitions {
         self.options = self.list.iter().filter(|definition| definition.is_options).count();
     }
 
-    /// Drops the oldest definitions, as far as there is too much.
+    /// Drops the oldest definitions until the rest fits.
     fn make_room(&mut self) {
         let (mut surplus, mut left, mut bytes) = (0, self.list.len(), self.bytes);
         for oldest in &self.list {

@@ -1,4 +1,4 @@
-//! What one observation domain of an exporter has defined, and how much of that each recipient has.
+//! The definitions of one observation domain of an exporter, and the progress of each recipient.
 
 use core::net::{IpAddr, SocketAddr};
 
@@ -6,14 +6,14 @@ use crate::datagram::scope_of;
 use crate::limits::TEMPLATE_EXPORTER_OVERHEAD;
 use crate::netflow::Header;
 use crate::netflow::definitions::Definitions;
-use crate::netflow::recipient::{Progress, RECIPIENTS};
+use crate::netflow::recipient::{RECIPIENTS, RecipientProgress};
 
-/// Identifies one set of templates: RFC 3954, 7, and RFC 7011, 8. The exporter's address and the source id or
-/// observation domain; the port only where two exporters share an address.
+/// Identifies one set of templates (RFC 3954, 7; RFC 7011, 8): the exporter's address and the source id or
+/// observation domain, with the port only if two exporters share an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct DomainKey {
     pub(super) exporter: IpAddr,
-    /// The interface that a link-local address belongs to; 0 for others.
+    /// The interface of a link-local address; 0 for others.
     pub(super) scope: u32,
     /// `None` for all ports.
     pub(super) port: Option<u16>,
@@ -22,7 +22,7 @@ pub(super) struct DomainKey {
 }
 
 impl DomainKey {
-    /// The key of datagrams with `header` from `exporter`, whatever its port.
+    /// The key of datagrams with `header` from `exporter`, for all ports.
     pub(super) fn of_address(exporter: SocketAddr, header: &Header) -> Self {
         let Header { version, source_id, .. } = *header;
         Self { exporter: exporter.ip(), scope: scope_of(exporter), port: None, version, source_id }
@@ -40,23 +40,23 @@ pub(super) struct Domain {
     pub(super) definitions: Definitions,
     /// Counts the changes of templates and of options data.
     pub(super) revision: u64,
-    pub(super) progress: [Progress; RECIPIENTS],
-    /// The ports that have domains of their own. If there are any, this one stands for none.
+    pub(super) progress: [RecipientProgress; RECIPIENTS],
+    /// The ports that have their own domains. If there are any, this one has no definitions.
     pub(super) ports: Vec<u16>,
 }
 
 impl Domain {
-    /// Whether each port has a domain of its own.
+    /// True if each port has its own domain.
     pub(super) fn is_split(&self) -> bool {
         !self.ports.is_empty()
     }
 
-    /// Whether nothing is known of it.
+    /// True if nothing is known about it.
     pub(super) fn is_empty(&self) -> bool {
         self.definitions.is_empty() && self.ports.is_empty()
     }
 
-    /// Bytes that it takes without options data.
+    /// Bytes of memory, without options data.
     pub(super) fn cost(&self) -> usize {
         let ports = self.ports.len().saturating_mul(size_of::<u16>());
         self.definitions.bytes().saturating_add(TEMPLATE_EXPORTER_OVERHEAD).saturating_add(ports)

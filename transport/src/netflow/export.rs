@@ -1,4 +1,4 @@
-//! The header fields by which every supported export format is counted. All numbers are big-endian.
+//! The header fields that count the datagrams of every supported export format. All numbers are big-endian.
 //!
 //! [`Header`] has the offsets of v5, v9 and IPFIX. The other formats:
 //!
@@ -10,8 +10,9 @@
 //! | source | none | none | 20, 2 bytes: engine type and id; 22, 1 byte: aggregation | 4, 4 bytes: address type (1: IPv4, 2: IPv6); 8, 4 or 16 bytes: agent address; then 4 bytes: sub-agent |
 //! | length | 16 | 24 | 28 | 28 or 40 |
 //!
-//! Sources: the NetFlow export datagram formats of Cisco's NetFlow Collector, and "sFlow Version 5" (sflow.org, 2004),
-//! section 5, `sample_datagram_v5`. sFlow v5 differs from NetFlow by the width of its version field.
+//! Sources: the NetFlow export datagram formats of Cisco's NetFlow Collector, and "sFlow Version 5"
+//! (sflow.org, 2004), section 5, `sample_datagram_v5`. sFlow v5 differs from NetFlow by the width of its
+//! version field.
 
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -91,15 +92,15 @@ impl fmt::Display for ExportFormat {
     }
 }
 
-/// The part of an exporter that has a count of its own, as its datagrams name it.
+/// The part of an exporter that has its own count, as its datagrams name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Source {
     /// The format of the datagrams.
     pub format: ExportFormat,
     /// sFlow: the agent's address; `None` in other formats, or if its type is unknown.
     pub agent: Option<IpAddr>,
-    /// v5: engine type * 256 + engine id; v8: the same + aggregation * 65,536; v9: source id; IPFIX: observation
-    /// domain id; sFlow: sub-agent id; 0 in other formats.
+    /// v5: engine type * 256 + engine id; v8: the same + aggregation * 65,536; v9: source id; IPFIX:
+    /// observation domain id; sFlow: sub-agent id; 0 in other formats.
     pub id: u32,
 }
 
@@ -109,7 +110,7 @@ pub(super) struct Export {
     pub(super) source: Source,
     /// The sequence number, as it is in the header.
     pub(super) number: u32,
-    /// The contents that the header alone gives.
+    /// The contents according to the header alone.
     pub(super) contents: Contents,
 }
 
@@ -140,7 +141,7 @@ impl Export {
     }
 }
 
-/// The field behind the version of NetFlow.
+/// The field after the version of NetFlow.
 fn count(payload: &[u8]) -> Option<u16> {
     payload.get(2..)?.try_get_u16().ok()
 }
@@ -187,7 +188,7 @@ fn parse_sflow(payload: &[u8]) -> Option<Export> {
     };
     let sub_agent = fields.try_get_u32().ok()?;
     let number = fields.try_get_u32().ok()?;
-    // Uptime and the number of samples must be there, too.
+    // Uptime and the number of samples must follow.
     fields.try_get_u64().ok()?;
     let source = Source { format: ExportFormat::SFlow, agent: Some(agent), id: sub_agent };
     Some(Export { source, number, contents: Contents::default() })
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn v8_is_told_apart_by_engine_and_aggregation() {
+    fn v8_is_identified_by_engine_and_aggregation() {
         let payload = netflow(8, 2, 28, &[1, 2, 5], 64);
         let export = parse(&payload);
         assert_eq!(export.source, Source { format: ExportFormat::V8, agent: None, id: 0x0005_0102 });

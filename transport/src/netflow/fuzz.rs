@@ -1,4 +1,4 @@
-//! The entry of the fuzzers into this folder.
+//! The entry of the fuzzers to this folder.
 
 use core::net::{Ipv4Addr, SocketAddr};
 use std::collections::HashSet;
@@ -12,18 +12,18 @@ use crate::limits::{
     TEMPLATE_MEMORY, TEMPLATES_PER_EXPORTER,
 };
 use crate::netflow::sets::Sets;
-use crate::netflow::template::{Change, Changes};
+use crate::netflow::template::{TemplateChange, TemplateChanges};
 use crate::netflow::{ExporterTable, Header, Kept, KeptRecord, KeptTemplate, Recipient, TemplateMemory};
 
 /// Bits of a datagram's first byte that choose its exporter.
 const EXPORTERS: u8 = 0b11;
 
-/// Takes `bytes`, whatever they are, for datagrams of a few exporters that come `now`: each is one byte that chooses the
-/// exporter, two of length, and the payload.
+/// Interprets arbitrary `bytes` as datagrams of a few exporters that arrive `now`. Each consists of one byte
+/// that chooses the exporter, two bytes of length, and the payload.
 ///
 /// # Panics
 ///
-/// If a bound does not hold, or templates do not come back as they were, repeated or kept.
+/// If a bound is exceeded, or templates change by being repeated or stored.
 pub fn fuzz_netflow(bytes: &[u8], now: Instant) {
     let mut table = ExporterTable::default();
     let mut memory = TemplateMemory::default();
@@ -45,7 +45,7 @@ pub fn fuzz_netflow(bytes: &[u8], now: Instant) {
     check_kept(&memory);
 }
 
-/// Takes the next datagram: the number of its exporter, and its payload.
+/// Takes the next datagram: the number of its exporter and its payload.
 fn next_payload<'a>(rest: &mut &'a [u8]) -> Option<(u16, &'a [u8])> {
     let exporter = rest.try_get_u8().ok()?;
     let length = usize::from(rest.try_get_u16().ok()?).min(PAYLOAD_MAX).min(rest.len());
@@ -54,16 +54,17 @@ fn next_payload<'a>(rest: &mut &'a [u8]) -> Option<(u16, &'a [u8])> {
     Some((u16::from(exporter & EXPORTERS), payload))
 }
 
-/// A collector that has got nothing.
+/// A collector that has no templates yet.
 fn nobody() -> Recipient {
     Recipient { place: 0, generation: 1, socket: 2, has_moved: false }
 }
 
-/// Repeats before `datagram` hold what is known of its exporter, with its numbers, and nothing else.
+/// Checks that the repeats before `datagram` contain the known definitions of its exporter, with its numbers,
+/// and nothing else.
 fn check_repeats(memory: &TemplateMemory, datagram: &Datagram<'_>, now: Instant) {
     let repeats = memory.before(core::slice::from_ref(datagram), &nobody(), now);
     let Some(header) = Header::parse(datagram.payload) else {
-        assert!(repeats.is_none(), "nothing was to be repeated");
+        assert!(repeats.is_none(), "there are repeats without a header");
         return;
     };
     let mut collector = TemplateMemory::default();
@@ -74,7 +75,7 @@ fn check_repeats(memory: &TemplateMemory, datagram: &Datagram<'_>, now: Instant)
         assert_eq!(
             (own.version, own.source_id),
             (header.version, header.source_id),
-            "a repeat is of another"
+            "a repeat belongs to another exporter"
         );
         let sets: Vec<_> = Sets::of(payload).expect("a repeat has sets").collect();
         assert!(payload.len() <= REPEAT_TARGET || sets.len() == 1, "a repeat is too long");
@@ -88,10 +89,10 @@ fn check_repeats(memory: &TemplateMemory, datagram: &Datagram<'_>, now: Instant)
     assert!(next.is_none_or(|next| next == header.sequence.number), "repeats do not lead to the datagram");
     let own = template_ids(datagram.payload);
     let known = |memory: &TemplateMemory| known(memory, datagram.exporter, &header, &own);
-    assert_eq!(known(&collector), known(memory), "what was repeated comes differently");
+    assert_eq!(known(&collector), known(memory), "repeats changed the definitions");
 }
 
-/// The templates and options data that are known of one exporter, but for templates with these ids.
+/// The known templates and options data of one exporter, except templates with these ids.
 fn known(
     memory: &TemplateMemory,
     exporter: SocketAddr,
@@ -115,12 +116,12 @@ fn known(
 
 /// The ids of the templates that `payload` defines.
 fn template_ids(payload: &[u8]) -> Vec<u16> {
-    let changes = Sets::of(payload).into_iter().flatten().flat_map(|set| Changes::of(&set));
-    let id = |change| if let Change::Defined(template) = change { Some(template.id) } else { None };
+    let changes = Sets::of(payload).into_iter().flatten().flat_map(|set| TemplateChanges::of(&set));
+    let id = |change| if let TemplateChange::Defined(template) = change { Some(template.id) } else { None };
     changes.filter_map(id).collect()
 }
 
-/// What is kept comes back as it was.
+/// Checks that stored definitions are restored unchanged.
 fn check_kept(memory: &TemplateMemory) {
     let templates: Vec<Kept> = memory.kept_templates().collect();
     let bounded = |kept: &Kept| (1..=TEMPLATES_PER_EXPORTER).contains(&kept.templates.len());
@@ -133,13 +134,17 @@ fn check_kept(memory: &TemplateMemory) {
     for kept in read_back(&options) {
         restored.restore_options(&kept);
     }
-    assert_eq!(restored.kept_options().collect::<Vec<_>>(), options, "options data come back differently");
+    assert_eq!(
+        restored.kept_options().collect::<Vec<_>>(),
+        options,
+        "options data were restored differently"
+    );
     assert_eq!(restored.bytes(), memory.bytes(), "the account of bytes does not add up");
     let all = |memory: &TemplateMemory| memory.kept_templates().collect::<HashSet<_>>();
-    assert_eq!(all(&restored), all(memory), "what was kept comes back differently");
+    assert_eq!(all(&restored), all(memory), "stored templates were restored differently");
 }
 
 fn read_back(kept: &[Kept]) -> Vec<Kept> {
-    let text = serde_json::to_string(kept).expect("what is kept is text");
-    serde_json::from_str(&text).expect("the text of what is kept is read")
+    let text = serde_json::to_string(kept).expect("stored definitions are text");
+    serde_json::from_str(&text).expect("the text of stored definitions is valid")
 }

@@ -3,7 +3,7 @@
 //! | | v5 | v9 (RFC 3954, 5.1) | IPFIX (RFC 7011, 3.1) |
 //! |---|---|---|---|
 //! | version | 0, 2 bytes: 5 | 0, 2 bytes: 9 | 0, 2 bytes: 10 |
-//! | how much | 2, 2 bytes: flows, of 48 bytes each | 2, 2 bytes: records | 2, 2 bytes: length of the message |
+//! | amount | 2, 2 bytes: flows, of 48 bytes each | 2, 2 bytes: records | 2, 2 bytes: length of the message |
 //! | sequence | 16, 4 bytes: flows before this datagram | 12, 4 bytes: datagrams before this one | 8, 4 bytes: data records before this message |
 //! | source | 20, 2 bytes: engine type and id | 16, 4 bytes: source id | 12, 4 bytes: observation domain |
 //! | length | 24 | 20 | 16 |
@@ -18,7 +18,7 @@ const V5_HEADER_LEN: usize = 24;
 /// Bytes of each flow in a NetFlow v5 datagram.
 const V5_FLOW_LEN: usize = 48;
 
-/// What each flow in a NetFlow v5 datagram looks like.
+/// The layout of each flow in a NetFlow v5 datagram.
 const V5_FLOW: FlowLayout = FlowLayout {
     length: 48,
     addresses: Some(FlowAddresses { source: 0, destination: 4, family: AddressFamily::V4 }),
@@ -27,7 +27,7 @@ const V5_FLOW: FlowLayout = FlowLayout {
 /// Bytes of an IPFIX message header.
 const IPFIX_HEADER_LEN: usize = 16;
 
-/// The fields by which datagrams of one exporter are told apart and counted.
+/// The fields that identify and count the datagrams of one exporter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// 5, 9, or 10 for IPFIX.
@@ -41,10 +41,11 @@ pub struct Header {
 /// A datagram's place in the count of its exporter, modulo 2^32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sequence {
-    /// How much the exporter had sent before this datagram.
+    /// The amount that the exporter had sent before this datagram.
     pub number: u32,
-    /// How much this datagram adds: v5: its flows; v9: 1; IPFIX: its data records. `None` where that is not
-    /// known: the header of an IPFIX message does not tell it, and the templates that do may not have come.
+    /// The amount that this datagram adds: v5: its flows; v9: 1; IPFIX: its data records. `None` if unknown:
+    /// the header of an IPFIX message does not contain it, and the templates that define it may not have
+    /// arrived.
     pub adds: Option<u32>,
 }
 
@@ -70,7 +71,7 @@ impl Header {
         whole.then_some(Self { version: 5, source_id: u32::from(engine), sequence })
     }
 
-    /// Where the flows of a v5 datagram with this header lie; `None` if it is another, or has none.
+    /// The place of the flows of a v5 datagram with this header; `None` for other versions, or without flows.
     pub(super) fn v5_flows(&self) -> Option<FlowRun> {
         let flows = self.sequence.adds.filter(|flows| self.version == 5 && *flows > 0)?;
         let records = usize::try_from(flows).ok()?;
@@ -85,11 +86,11 @@ impl Header {
     }
 
     fn parse_ipfix(length: usize, mut rest: &[u8]) -> Option<Self> {
-        let told = usize::from(rest.try_get_u16().ok()?);
+        let stated = usize::from(rest.try_get_u16().ok()?);
         let mut rest = rest.get(4..)?;
         let number = rest.try_get_u32().ok()?;
         let source_id = rest.try_get_u32().ok()?;
-        let whole = (IPFIX_HEADER_LEN..=length).contains(&told);
+        let whole = (IPFIX_HEADER_LEN..=length).contains(&stated);
         whole.then_some(Self { version: 10, source_id, sequence: Sequence { number, adds: None } })
     }
 }
@@ -112,14 +113,14 @@ mod tests {
     }
 
     #[test]
-    fn a_v5_header_tells_engine_and_flows() {
+    fn a_v5_header_has_engine_and_flows() {
         let sequence = Sequence { number: 1000, adds: Some(30) };
         let expected = Header { version: 5, source_id: 0x0102, sequence };
         assert_eq!(Header::parse(&v5(30, 1000, 0x0102)), Some(expected));
     }
 
     #[test]
-    fn a_v9_header_tells_source_and_datagrams() {
+    fn a_v9_header_has_source_and_datagrams() {
         let mut payload = [9u16.to_be_bytes(), 4u16.to_be_bytes()].concat();
         payload.extend([1; 8]);
         payload.extend(77u32.to_be_bytes());
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipfix_header_tells_its_observation_domain_but_not_its_records() {
+    fn an_ipfix_header_has_a_domain_and_no_records() {
         let mut payload = [10u16.to_be_bytes(), 16u16.to_be_bytes()].concat();
         payload.extend([1; 4]);
         payload.extend(7u32.to_be_bytes());
@@ -139,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_short_is_no_header() {
+    fn a_truncated_header_is_rejected() {
         let whole = v5(2, 0, 0);
         for cut in 0..whole.len() {
             assert_eq!(Header::parse(&whole[..cut]), None, "{cut} bytes");

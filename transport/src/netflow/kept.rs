@@ -1,4 +1,4 @@
-//! Templates and options data on their way to and from a file.
+//! The form in which templates and options data are stored in files.
 
 use core::fmt;
 use core::net::IpAddr;
@@ -12,13 +12,13 @@ use crate::netflow::options::Options;
 use crate::netflow::sets::Format;
 use crate::netflow::template::Template;
 
-/// What one exporter has defined, in its order. What comes from a file may be anything;
+/// The definitions of one exporter, in their order. A file may contain anything:
 /// [`TemplateMemory`](crate::netflow::TemplateMemory) checks it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Kept {
     /// The exporter's own address.
     pub exporter: IpAddr,
-    /// The interface that a link-local address belongs to; 0 for others.
+    /// The interface of a link-local address; 0 for others.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub scope: u32,
     /// The exporter's port, if other exporters have the same address.
@@ -30,7 +30,7 @@ pub struct Kept {
     pub source_id: u32,
     /// From the one defined first to the one defined last.
     pub templates: Vec<KeptTemplate>,
-    /// Of one template, the one that came last comes last.
+    /// In the order of arrival within one template.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<KeptRecord>,
 }
@@ -40,9 +40,9 @@ pub struct Kept {
 pub struct KeptTemplate {
     /// 256 to 65,535.
     pub template_id: u16,
-    /// Whether it is an options template.
+    /// True for an options template.
     pub is_options: bool,
-    /// The exporter's port that defined it last.
+    /// The source port of its last definition.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub port: u16,
     /// The template record, byte for byte; as text: base64.
@@ -65,14 +65,14 @@ fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
 }
 
 impl fmt::Debug for KeptTemplate {
-    /// Shows which and how long, never the bytes.
+    /// Shows the id and the length, never the bytes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({} bytes, options: {})", self.template_id, self.definition.len(), self.is_options)
     }
 }
 
 impl fmt::Debug for KeptRecord {
-    /// Shows of which template and how long, never the bytes.
+    /// Shows the template id and the length, never the bytes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "of {} ({} bytes)", self.template_id, self.record.len())
     }
@@ -83,7 +83,7 @@ impl fmt::Debug for KeptRecord {
 pub struct KeptDomain {
     /// The exporter's own address.
     pub exporter: IpAddr,
-    /// The interface that a link-local address belongs to; 0 for others.
+    /// The interface of a link-local address; 0 for others.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub scope: u32,
     /// The exporter's port, if other exporters have the same address.
@@ -152,7 +152,7 @@ impl KeptTemplate {
         }
     }
 
-    /// The template; `None` if the definition is no such one, or more than one.
+    /// The template; `None` unless the definition is exactly one template record of this kind.
     fn parse(&self, format: Format) -> Option<Template<'_>> {
         let template = Template::parse(format, self.is_options, &self.definition)?;
         let exact = template.id == self.template_id && template.definition.len() == self.definition.len();

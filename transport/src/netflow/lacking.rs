@@ -1,4 +1,4 @@
-//! What a recipient lacks before a datagram, so that it decodes.
+//! The definitions that a recipient lacks to decode a datagram.
 
 use core::hash::BuildHasher;
 use std::collections::HashSet;
@@ -6,33 +6,34 @@ use std::time::Instant;
 
 use crate::datagram::Datagram;
 use crate::netflow::domain::DomainKey;
-use crate::netflow::recipient::{Due, Progress};
+use crate::netflow::recipient::{Due, RecipientProgress};
 use crate::netflow::repeat::repeats;
 use crate::netflow::sets::Sets;
-use crate::netflow::template::{Change, Changes};
+use crate::netflow::template::{TemplateChange, TemplateChanges};
 use crate::netflow::templates::{defined, domain_of};
 use crate::netflow::{Recipient, TemplateMemory};
 
-/// What is to be repeated before a datagram.
+/// The repeats before a datagram.
 #[derive(Debug)]
 pub struct Repeats {
-    /// All of it, in order.
+    /// All repeats, in order.
     pub payloads: Vec<Vec<u8>>,
-    /// So many of them, from the first one on, the recipient has already.
+    /// The number of repeats at the beginning that the recipient already has.
     pub sent: usize,
     key: DomainKey,
     since: u64,
     revision: u64,
-    /// Templates were left out, as the datagram defines them.
+    /// True if templates were left out because the datagram defines them.
     awaits_datagram: bool,
 }
 
 impl TemplateMemory {
-    /// Finds the first datagram of a `run` of one exporter before which something is to be repeated to `recipient`, so that
-    /// it decodes; returns its place in the run and the repeats: templates, and then options data, that the recipient does
-    /// not have, except those that the datagram itself defines.
+    /// Finds the first datagram of a `run` of one exporter that needs repeats before it, so that `recipient`
+    /// can decode it. Returns its place in the run and the repeats: templates and then options data that the
+    /// recipient does not have, except those that the datagram itself defines.
     ///
-    /// Each payload is at most [`REPEAT_TARGET`](crate::limits::REPEAT_TARGET) bytes long, or holds one template or record.
+    /// Each payload is at most [`REPEAT_TARGET`](crate::limits::REPEAT_TARGET) bytes long, or holds one
+    /// template or record.
     pub fn before(
         &self,
         run: &[Datagram<'_>],
@@ -84,7 +85,7 @@ impl TemplateMemory {
         })
     }
 
-    /// Notes that the first `count` of the `repeats` went to `recipient`.
+    /// Records that the first `count` of the `repeats` were sent to `recipient`.
     pub fn note_repeated(&mut self, repeats: &Repeats, count: usize, recipient: &Recipient, now: Instant) {
         let last = repeats.payloads.get(count.wrapping_sub(1)).map_or(0, |payload| self.hash(payload));
         let Some(domain) = self.domains.peek_mut(&repeats.key) else { return };
@@ -96,13 +97,13 @@ impl TemplateMemory {
         }
     }
 
-    /// Notes that the recipient at this place may lack anything of the domain of `datagram`.
+    /// Records that the recipient at this place may lack any definition of the domain of `datagram`.
     pub fn forget_progress(&mut self, datagram: &Datagram<'_>, place: usize) {
         let Some((address, _)) = domain_of(datagram) else { return };
         let key = self.resolve(address, datagram.exporter.port());
         let domain = self.domains.peek_mut(&key);
         if let Some(progress) = domain.and_then(|domain| domain.progress.get_mut(place)) {
-            *progress = Progress::default();
+            *progress = RecipientProgress::default();
         }
     }
 
@@ -111,7 +112,7 @@ impl TemplateMemory {
     }
 }
 
-/// What the template sets of `payload` say, in their order.
-fn changes(payload: &[u8]) -> impl Iterator<Item = Change<'_>> {
-    Sets::of(payload).into_iter().flatten().flat_map(|set| Changes::of(&set))
+/// The changes in the template sets of `payload`, in their order.
+fn changes(payload: &[u8]) -> impl Iterator<Item = TemplateChange<'_>> {
+    Sets::of(payload).into_iter().flatten().flat_map(|set| TemplateChanges::of(&set))
 }

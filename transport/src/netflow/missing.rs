@@ -1,7 +1,8 @@
 //! Counts the losses of an exporter by its sequence numbers.
 //!
-//! Follows the numbers by every way of counting that the format allows at once ([`way`]), and believes the way by which most
-//! numbers fit. The way of the standard wins a tie. Two ways share one [`counter`] as long as all datagrams are the same for both.
+//! Follows the numbers by all ways of counting that the format allows ([`way`]), and believes the way that
+//! fits most numbers. The way of the standard wins a tie. Two ways share one [`counter`] until a datagram
+//! differs between them.
 
 mod copies;
 mod counter;
@@ -22,12 +23,13 @@ pub use unusable::Unusable;
 use crate::limits::SEQUENCE_HOLES;
 use crate::netflow::contents::Contents;
 use crate::netflow::export::ExportFormat;
-use crate::netflow::missing::counter::{Counter, Fit};
+use crate::netflow::missing::counter::{Fit, SequenceCounter};
 use crate::netflow::missing::group::Group;
-use crate::netflow::missing::judged::{Judged, Verdict};
+use crate::netflow::missing::judged::{Judged, SequenceVerdict};
 use crate::netflow::missing::way::Way;
 
-/// Numbers by which another way must fit better than that of the standard: a single one can be a loss that looks alike.
+/// Numbers by which another way must fit better than that of the standard. One number is not enough: a loss
+/// can look alike.
 const LEAD: i64 = 2;
 
 /// A way that fits this many numbers fewer than the best one is ruled out.
@@ -38,13 +40,13 @@ const LAG_MAX: i64 = 8;
 pub(super) struct Missing {
     format: ExportFormat,
     groups: Vec<Group>,
-    /// Missing before the numbers became senseless.
+    /// Missing before the numbers became erratic.
     settled: u64,
-    /// Missing when most of them fitted for the last time.
+    /// Missing when most numbers last fitted.
     sound: u64,
     judged: Judged,
     is_erratic: bool,
-    /// The contents of the last datagram. The ways of a group agree on them, whatever the number.
+    /// The contents of the last datagram. The ways of a group agree on these contents for every number.
     last: Option<Contents>,
     /// The last number, and true if it was higher than the one before.
     number: (u32, bool),
@@ -58,23 +60,24 @@ impl Missing {
         Self { format, groups, settled, sound, judged, is_erratic: false, last, number }
     }
 
-    /// One that begins where `missing` units are known to be missing.
+    /// Starts without numbers, with `missing` units that are known to be missing.
     pub(super) fn starting_at(format: ExportFormat, missing: u64) -> Self {
         Self { settled: missing, sound: missing, ..Self::new(format) }
     }
 
-    /// One that continues after the last number with all ways of counting, where `missing` units are known to be missing.
+    /// Starts again after the last number with all ways of counting, and with `missing` units that are known
+    /// to be missing.
     pub(super) fn restarted(&self, missing: u64, heard: Heard) -> Self {
         let mut restarted = Self::starting_at(self.format, missing);
         let (number, is_higher) = self.number;
-        // After a late one, those before the next number would seem to be missing.
+        // After a late datagram, the numbers before the next one would seem to be missing.
         if let Some(contents) = self.last.filter(|_| is_higher) {
             restarted.note(number, &contents, heard);
         }
         restarted
     }
 
-    /// Follows a datagram that bears `number`. Returns the ways by which that was the expected one.
+    /// Follows a datagram with `number`. Returns the ways by which that number was expected.
     pub(super) fn note(&mut self, number: u32, contents: &Contents, heard: Heard) -> Ways {
         let ways = Way::all(self.format);
         self.number = (number, number.wrapping_sub(self.number.0) <= u32::MAX / 2);
@@ -85,7 +88,7 @@ impl Missing {
         let most = SEQUENCE_HOLES / self.groups.len().max(2);
         let believed = self.believed_index();
         let is_known = |way: &Way| way.place(number, contents).is_known();
-        // Else ways for which no templates are needed would take the lead.
+        // Otherwise ways that need no templates would take the lead.
         let is_scored = ways.first().is_some_and(is_known);
         let mut fitting = Ways::default();
         let mut heard_of_believed = (Fit::Unknown, 0);
@@ -107,7 +110,7 @@ impl Missing {
         fitting
     }
 
-    /// Units that are missing, or why that is not known.
+    /// Missing units, or the reason why they are unknown.
     pub(super) fn count(&self) -> Result<u64, Unusable> {
         match self.believed() {
             None => Err(Unusable::NoNumbers(self.format)),
@@ -118,7 +121,7 @@ impl Missing {
         }
     }
 
-    /// Units that are known to be missing, even if later numbers are unusable.
+    /// Units known to be missing, even if later numbers are unusable.
     pub(super) fn known(&self) -> u64 {
         match self.count() {
             Ok(missing) => missing,
@@ -139,12 +142,12 @@ impl Missing {
         self.believed().map(|(group, _)| group.ways).unwrap_or_default()
     }
 
-    /// True if `number` continues the last datagram, by the way that is believed.
+    /// True if `number` continues the last datagram by the believed way.
     pub(super) fn is_next(&self, number: u32) -> bool {
         self.believed().is_some_and(|(group, way)| !way.includes_own() && group.counter.is_next(number))
     }
 
-    /// True if `number` continues a datagram, by any way.
+    /// True if `number` continues a run by any way.
     pub(super) fn expects(&self, number: u32) -> bool {
         self.any_run(|way, offset, counter| {
             !way.includes_own() && counter.expects(number.wrapping_sub(offset))
@@ -156,7 +159,7 @@ impl Missing {
         self.any_run(|_, offset, counter| counter.is_near(number.wrapping_sub(offset), heard))
     }
 
-    /// Times at which a run of numbers went on after another one had been heard, by the way that is believed.
+    /// Number of times that a run continued after another one had been heard, by the believed way.
     pub(super) fn returns(&self) -> u32 {
         self.believed().map_or(0, |(group, _)| group.counter.returns())
     }
@@ -168,7 +171,7 @@ impl Missing {
         holes + further.sum::<usize>()
     }
 
-    /// Forgets all holes, so that late datagrams stay missing, and all ways but the one that is believed.
+    /// Forgets all holes and all ways except the believed one. Late datagrams then stay missing.
     pub(super) fn shrink(&mut self) {
         let believed = self.believed_ways();
         self.groups.retain(|group| group.ways == believed);
@@ -176,8 +179,8 @@ impl Missing {
         self.groups.iter_mut().for_each(|group| group.counter.close_holes());
     }
 
-    /// True if `holds` is true of a way, its offset and its counter.
-    fn any_run(&self, holds: impl Fn(Way, u32, &Counter) -> bool) -> bool {
+    /// True if `holds` is true for any way, its offset and its counter.
+    fn any_run(&self, holds: impl Fn(Way, u32, &SequenceCounter) -> bool) -> bool {
         let ways = Way::all(self.format);
         self.groups.iter().any(|group| {
             group.ways.iter().any(|place| {
@@ -187,7 +190,7 @@ impl Missing {
         })
     }
 
-    /// Gives the ways that place a datagram differently counters of their own.
+    /// Gives ways that place a datagram differently their own counters.
     fn split(&mut self, ways: &[Way], number: u32, contents: &Contents) {
         let place = |index: usize| ways.get(index).map(|way| way.place(number, contents));
         let mut index = 0;
@@ -216,22 +219,22 @@ impl Missing {
         self.groups.iter().enumerate().max_by_key(|group| order(*group)).map(|(index, _)| index)
     }
 
-    /// Decides after some numbers whether they make sense. If not, all ways of counting are tried again.
+    /// Judges the numbers once there are enough. Erratic numbers restart the count with all ways of counting.
     fn judge(&mut self, fit: Fit, units: u32) {
         if !self.judged.note(fit, units) {
             return;
         }
         let missing = self.believed().map_or(0, |(group, _)| group.counter.missing());
         let verdict = self.judged.verdict(missing);
-        self.is_erratic = verdict == Verdict::Erratic;
+        self.is_erratic = verdict == SequenceVerdict::Erratic;
         if !self.judged.is_done() {
             return;
         }
         self.judged = Judged::starting_at(missing);
         match verdict {
-            Verdict::Sound => self.sound = self.settled.saturating_add(missing),
-            Verdict::Doubtful => {}
-            Verdict::Erratic => {
+            SequenceVerdict::Sound => self.sound = self.settled.saturating_add(missing),
+            SequenceVerdict::Doubtful => {}
+            SequenceVerdict::Erratic => {
                 *self = Self { is_erratic: true, ..Self::starting_at(self.format, self.sound) }
             }
         }

@@ -1,9 +1,11 @@
-//! Reads NetFlow, IPFIX and sFlow datagrams: their exporters from the headers, losses before nf-sender from the
-//! sequence numbers, and from the templates the definitions that a collector needs and the places of flow records,
-//! which compression uses.
+//! Reads NetFlow, IPFIX and sFlow datagrams:
 //!
-//! Nothing here changes or refuses a datagram. What flow records and the fields of templates mean is the
-//! collector's business, but for where the two addresses are.
+//! - headers give the exporters,
+//! - sequence numbers give the losses before nf-sender,
+//! - templates give the definitions that a collector needs, and the places of flow records for compression.
+//!
+//! Nothing here changes or rejects a datagram. Collectors interpret flow records and template fields. This
+//! module only finds the two addresses in them.
 
 mod contents;
 mod definitions;
@@ -16,7 +18,6 @@ mod lacking;
 mod missing;
 mod option_values;
 mod options;
-mod recent;
 mod recipient;
 mod record_lengths;
 mod repeat;

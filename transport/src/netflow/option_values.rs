@@ -1,10 +1,13 @@
-//! Information elements that are values in options data: they change while the record stays about the same thing.
+//! Information elements that are values in options data: they change while the record stays about the same
+//! thing.
 //!
-//! Many exporters give all records of a table one scope ("the system") and have the sampler, interface or application
-//! among the other fields. So a record is identified by its scope and by every field that is not listed here. An
-//! element that is missing in the list costs room only: a record with another value of it is kept beside the earlier one.
+//! Many exporters give all records of a table one scope ("the system") and have the sampler, interface or
+//! application among the other fields. So a record is identified by its scope and by every field that is not
+//! listed here. An element that is missing in the list costs room only: a record with another value of it is
+//! kept next to the earlier one.
 
-/// The numbers are alike in NetFlow v9 (RFC 3954, 8) and IPFIX (IANA's registry of IPFIX information elements).
+/// The numbers are the same in NetFlow v9 (RFC 3954, 8) and IPFIX (IANA's registry of IPFIX information
+/// elements).
 const VALUES: [core::ops::RangeInclusive<u16>; 21] = [
     1..=3,     // octets, packets, flows
     19..=24,   // times since boot, octets and packets after the observation point
@@ -29,7 +32,7 @@ const VALUES: [core::ops::RangeInclusive<u16>; 21] = [
     406..=406, // section exported octets
 ];
 
-/// Whether the element of this number is a value.
+/// True if the element of this number is a value.
 pub(super) fn is_value(element: u16) -> bool {
     VALUES.iter().any(|range| range.contains(&element))
 }
@@ -39,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn samplers_interfaces_and_applications_are_no_values() {
+    fn ids_of_samplers_and_interfaces_are_no_values() {
         for key in [10, 14, 48, 51, 61, 95, 141, 149, 234, 235, 252, 301, 302, 303, 346] {
             assert!(!is_value(key), "{key}");
         }

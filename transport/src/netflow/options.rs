@@ -1,8 +1,9 @@
-//! The latest options data records of one observation domain: samplers, interfaces, applications, and the like.
+//! The latest options data records of one observation domain: samplers, interfaces, applications, and the
+//! like.
 //!
-//! Kept by options template and by what a record is about (see [`option_values`](super::option_values)). Holds at most
-//! [`OPTION_BYTES_PER_EXPORTER`]: the record that came longest ago in the largest table makes room. A record that comes
-//! again without a change costs a look-up and no allocation.
+//! Records are stored by options template and by subject: all fields that identify a record (see
+//! [`option_values`](super::option_values)). They take at most [`OPTION_BYTES_PER_EXPORTER`]: the oldest
+//! record of the largest table makes room. An unchanged record costs a look-up and no allocation.
 
 use core::hash::BuildHasher;
 use std::collections::BTreeMap;
@@ -15,15 +16,15 @@ use crate::netflow::template::Template;
 
 /// One options data record.
 #[derive(Clone)]
-struct Row {
-    /// Byte for byte, as it lay in its set.
+struct OptionsRow {
+    /// Byte for byte, as in its set.
     record: Box<[u8]>,
-    /// The revision of the domain that brought it as it is.
+    /// The revision of the domain in which it last changed.
     revision: u64,
 }
 
-impl Row {
-    /// Bytes that it takes.
+impl OptionsRow {
+    /// Bytes of memory.
     fn cost(&self) -> usize {
         self.record.len().saturating_add(OPTION_OVERHEAD)
     }
@@ -31,31 +32,31 @@ impl Row {
 
 /// The records of one options template.
 #[derive(Clone)]
-struct Table {
-    /// By a hash of what they are about; in the order in which they came last.
-    rows: LruCache<u64, Row>,
+struct OptionsTable {
+    /// By a hash of their subject, in the order of their last arrival.
+    rows: LruCache<u64, OptionsRow>,
     /// Bytes of all rows.
     bytes: usize,
 }
 
-impl Default for Table {
+impl Default for OptionsTable {
     fn default() -> Self {
         Self { rows: LruCache::unbounded(), bytes: 0 }
     }
 }
 
-impl Table {
-    /// Bytes that it takes.
+impl OptionsTable {
+    /// Bytes of memory.
     fn cost(&self) -> usize {
         self.bytes.saturating_add(OPTION_TABLE_OVERHEAD)
     }
 
-    /// Keeps `record`, which is about what hashes to `about`; true if it was not known as it is.
+    /// Stores `record`, whose subject has the hash `about`; true if it is new or changed.
     fn keep(&mut self, about: u64, record: &[u8], revision: u64) -> bool {
         if self.rows.get(&about).is_some_and(|row| *row.record == *record) {
             return false;
         }
-        let row = Row { record: record.into(), revision };
+        let row = OptionsRow { record: record.into(), revision };
         self.bytes += row.cost();
         self.bytes -= self.rows.put(about, row).map_or(0, |replaced| replaced.cost());
         true
@@ -70,12 +71,12 @@ impl Table {
 #[derive(Clone, Default)]
 pub(super) struct Options {
     /// By the ids of their templates.
-    tables: BTreeMap<u16, Table>,
+    tables: BTreeMap<u16, OptionsTable>,
 }
 
 impl Options {
-    /// Keeps the records of a data set with this body, which the options template describes; true if any of them was not
-    /// known as it is. New ones get this revision.
+    /// Stores the records of a data set with this body, which the options template describes; true if any of
+    /// them is new or changed. These get this revision.
     pub(super) fn note(
         &mut self,
         template: &Template<'_>,
@@ -92,22 +93,22 @@ impl Options {
         is_news
     }
 
-    /// Forgets the records of templates that are not wanted.
+    /// Forgets the records of templates that are not `wanted`.
     pub(super) fn retain(&mut self, wanted: impl Fn(u16) -> bool) {
         self.tables.retain(|template_id, _| wanted(*template_id));
     }
 
-    /// Bytes that all of them take.
+    /// Bytes of memory of all tables.
     pub(super) fn bytes(&self) -> usize {
-        self.tables.values().map(Table::cost).sum()
+        self.tables.values().map(OptionsTable::cost).sum()
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.tables.is_empty()
     }
 
-    /// The records with a later revision, each with the id of its template: of one template, the one that came last comes
-    /// last.
+    /// The records with a later revision, each with the id of its template, in the order of arrival within
+    /// one template.
     pub(super) fn since(&self, revision: u64) -> impl Iterator<Item = (u16, &[u8])> {
         self.tables.iter().flat_map(move |(template_id, table)| {
             let rows = table.rows.iter().rev().map(|(_, row)| row);
@@ -115,7 +116,7 @@ impl Options {
         })
     }
 
-    /// Drops tables that have no records, and records as long as there are too many.
+    /// Drops the oldest records of the largest tables until the rest fits, then tables without records.
     fn make_room(&mut self) {
         while self.bytes() > OPTION_BYTES_PER_EXPORTER {
             let Some(largest) = self.tables.values_mut().max_by_key(|table| table.bytes) else { break };

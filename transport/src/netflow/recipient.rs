@@ -1,20 +1,21 @@
-//! Who gets the datagrams of an observation domain, and how much of what is repeated each of them has.
+//! The recipients of the datagrams of an observation domain, and the repeats that each of them has got.
 
 use std::time::Instant;
 
 use crate::limits::{REPEAT_EVERY, REPEATS_AT_ONCE, SOCKETS_PER_DOMAIN};
 
-/// Addresses of one collector that may get datagrams of the same exporter: its own, and that for late datagrams.
+/// Addresses of one collector that may get datagrams of the same exporter: its own, and that for late
+/// datagrams.
 pub const RECIPIENTS: usize = 2;
 
-/// One address of a collector as it is now, and the socket that datagrams leave from.
+/// The current state of one address of a collector, and the socket that sends to it.
 ///
-/// Generations and sockets are numbered from one sequence, so that a lower number is an earlier one.
+/// Generations and sockets are numbered from one sequence: a lower number is earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recipient {
-    /// Which address of the collector; below [`RECIPIENTS`].
+    /// The index of the collector's address; below [`RECIPIENTS`].
     pub place: usize,
-    /// Another number than before where the collector may have lost what it knew, as after a restart.
+    /// Changes whenever the collector may have lost its templates, as after a restart.
     pub generation: u64,
     /// The number of the socket.
     pub socket: u64,
@@ -22,42 +23,43 @@ pub struct Recipient {
     pub has_moved: bool,
 }
 
-/// Which repeats are due.
+/// The repeats that are due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
     Nothing,
-    /// Everything that has a later revision.
+    /// All definitions with a later revision.
     Since(u64),
 }
 
-/// How much of a domain one recipient has.
+/// The definitions of a domain that one recipient has got.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Progress {
-    /// The generation that all of this is about; 0 if it is none.
+pub(super) struct RecipientProgress {
+    /// The generation to which this progress applies; 0 for none.
     generation: u64,
-    /// It has everything up to this revision.
+    /// The recipient has everything up to this revision.
     revision: u64,
-    state: State,
-    /// The sockets from which repeats went, or that were in use when the first of them went.
+    state: RepeatState,
+    /// The sockets that sent repeats, or were in use at the first repeat.
     sockets: Vec<u64>,
-    /// How often everything was repeated in this generation, and when last.
+    /// Number of times that everything was repeated in this generation.
     rounds: usize,
+    /// The time of the last of them.
     repeated: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum State {
+enum RepeatState {
     /// It has everything up to the revision.
     #[default]
     Complete,
     /// Repeating was interrupted.
     Interrupted(Interruption),
-    /// It has everything, except templates that the datagram defines which comes next.
+    /// It has everything except the templates that the next datagram defines.
     AwaitsDatagram,
 }
 
-/// Where repeating was interrupted: of the repeats with revisions after `since`, the first `count` went, of which the last
-/// has the hash `last`.
+/// An interruption of repeating. Of the repeats with revisions after `since`, the first `count` were sent.
+/// The last of these has the hash `last`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Interruption {
     since: u64,
@@ -65,24 +67,24 @@ pub(super) struct Interruption {
     pub(super) last: u64,
 }
 
-impl Progress {
-    /// The progress of a recipient that has got all that the domain has sent.
+impl RecipientProgress {
+    /// The progress of a recipient that has got everything of the domain.
     pub(super) fn complete(recipient: &Recipient, revision: u64) -> Self {
         let sockets = vec![recipient.socket];
         Self { generation: recipient.generation, revision, sockets, ..Self::default() }
     }
 
-    /// Whether a recipient of this generation has got all that the domain has sent, up to this revision.
+    /// True if a recipient of this generation has got everything of the domain up to this revision.
     pub(super) fn is_complete(&self, generation: u64, revision: u64) -> bool {
-        self.generation == generation && self.revision == revision && self.state == State::Complete
+        self.generation == generation && self.revision == revision && self.state == RepeatState::Complete
     }
 
-    /// What is to be repeated before the next datagram to `recipient`, of a domain with this revision.
+    /// The repeats that are due before the next datagram to `recipient`, of a domain with this revision.
     pub(super) fn due(&self, recipient: &Recipient, revision: u64, now: Instant) -> Due {
         if self.generation != recipient.generation {
             return Due::Since(0);
         }
-        if let State::Interrupted(interruption) = self.state {
+        if let RepeatState::Interrupted(interruption) = self.state {
             return Due::Since(interruption.since);
         }
         let is_other_port = recipient.socket < recipient.generation || recipient.has_moved;
@@ -92,27 +94,31 @@ impl Progress {
         if self.revision < revision { Due::Since(self.revision) } else { Due::Nothing }
     }
 
-    /// Where repeating to `recipient` was interrupted.
+    /// The interruption of repeating to `recipient`.
     pub(super) fn interruption(&self, recipient: &Recipient) -> Option<Interruption> {
         match self.state {
-            State::Interrupted(interruption) if self.generation == recipient.generation => Some(interruption),
+            RepeatState::Interrupted(interruption) if self.generation == recipient.generation => {
+                Some(interruption)
+            }
             _ => None,
         }
     }
 
-    /// Whether another round does not exceed the limit.
+    /// True if another round is within the limit.
     fn may_repeat(&self, now: Instant) -> bool {
         let is_due = |repeated| now.saturating_duration_since(repeated) >= REPEAT_EVERY;
         self.rounds < REPEATS_AT_ONCE || self.repeated.is_none_or(is_due)
     }
 
-    /// Notes that the first `count` repeats with revisions after `since` went, of which the last has the hash `last`.
+    /// Records that the first `count` repeats with revisions after `since` were sent, the last of them with
+    /// the hash `last`.
     pub(super) fn interrupt(&mut self, recipient: &Recipient, since: u64, count: usize, last: u64) {
         self.begin(recipient);
-        self.state = State::Interrupted(Interruption { since, count, last });
+        self.state = RepeatState::Interrupted(Interruption { since, count, last });
     }
 
-    /// Notes that all repeats up to this revision went, but those of templates that the next datagram defines itself.
+    /// Records that all repeats up to this revision were sent, except templates that the next datagram
+    /// defines itself.
     pub(super) fn finish(
         &mut self,
         recipient: &Recipient,
@@ -122,7 +128,7 @@ impl Progress {
     ) {
         self.begin(recipient);
         self.revision = revision;
-        self.state = if awaits_datagram { State::AwaitsDatagram } else { State::Complete };
+        self.state = if awaits_datagram { RepeatState::AwaitsDatagram } else { RepeatState::Complete };
         if !self.sockets.contains(&recipient.socket) {
             if self.sockets.len() >= SOCKETS_PER_DOMAIN {
                 self.sockets.remove(0);
@@ -139,24 +145,25 @@ impl Progress {
         }
     }
 
-    /// A datagram took the domain from revision `before` to `after`. It went to the recipient if that had this generation.
+    /// Applies a datagram that changed the domain from revision `before` to `after`. The recipient got it if
+    /// it has this generation.
     pub(super) fn follow(&mut self, generation: Option<u64>, before: u64, after: u64) {
         if generation != Some(self.generation) {
-            if self.state == State::AwaitsDatagram {
+            if self.state == RepeatState::AwaitsDatagram {
                 *self = Self::default();
             }
             return;
         }
-        if self.state == State::AwaitsDatagram {
-            self.state = State::Complete;
+        if self.state == RepeatState::AwaitsDatagram {
+            self.state = RepeatState::Complete;
         }
-        if self.state == State::Complete && self.revision == before {
+        if self.state == RepeatState::Complete && self.revision == before {
             self.revision = after;
         }
     }
 
-    /// Whether a datagram that changes nothing in the domain changes nothing here.
+    /// True if a datagram that changes nothing in the domain changes nothing here.
     pub(super) fn is_settled(&self) -> bool {
-        self.state != State::AwaitsDatagram
+        self.state != RepeatState::AwaitsDatagram
     }
 }

@@ -1,16 +1,18 @@
-//! How many data records a NetFlow v9 datagram or IPFIX message holds and where they lie, by the templates that
-//! its exporter has defined.
+//! The number and the places of data records in a NetFlow v9 datagram or IPFIX message, by the templates of
+//! its exporter.
 //!
-//! The sequence number of IPFIX counts data records, those of options among them, and no template records (RFC
-//! 7011, 3.1). How long a record is, only its template tells. Of each template nothing is kept but that, and where
-//! the addresses are; once it is known, a message costs no allocation. When there is no more room, all are forgotten: exporters repeat
-//! their templates over UDP, and until then the count is unknown, not wrong.
+//! The sequence number of IPFIX counts data records, including those of options, but no template records (RFC
+//! 7011, 3.1). Only the template defines the length of a record. Of each template, only that length and the
+//! places of the addresses are kept. Once they are known, a message costs no allocation.
+//!
+//! When there is no more room, all templates are forgotten. Exporters repeat their templates over UDP. Until
+//! then the count is unknown, not wrong.
 
 use crate::flow_layout::{FlowLayout, FlowRun};
 use crate::limits::{RECORD_LENGTH_OVERHEAD, RECORD_LENGTHS_PER_EXPORTER};
 use crate::netflow::contents::Contents;
 use crate::netflow::sets::{DATA_MIN, Set, Sets};
-use crate::netflow::template::{Change, Changes, Template, VARIABLE_LENGTH, take_field};
+use crate::netflow::template::{Template, TemplateChange, TemplateChanges, VARIABLE_LENGTH, take_field};
 
 /// The length of the records of one template.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,13 +43,13 @@ impl RecordLength {
         if let Self::Fixed(layout) = self { Some(layout) } else { None }
     }
 
-    /// Bytes of the shortest record: each variable-length field takes one byte at least.
+    /// Bytes of the shortest record: each variable-length field takes at least one byte.
     fn shortest(&self) -> usize {
         let runs = self.runs();
         runs.iter().map(|run| usize::from(*run)).sum::<usize>() + runs.len().saturating_sub(1)
     }
 
-    /// How many records `body` holds. What is left and too short for a record is padding (RFC 7011, 3.3.1).
+    /// The number of records in `body`. A rest that is too short for a record is padding (RFC 7011, 3.3.1).
     /// `None` if records have no length, or do not fit.
     fn records(&self, body: &[u8]) -> Option<u32> {
         match self {
@@ -66,7 +68,7 @@ impl RecordLength {
     }
 }
 
-/// Takes one record with variable-length fields.
+/// Skips one record with variable-length fields.
 fn skip_record(runs: &[u16], rest: &mut &[u8]) -> Option<()> {
     let (last, before) = runs.split_last()?;
     for run in before {
@@ -77,15 +79,15 @@ fn skip_record(runs: &[u16], rest: &mut &[u8]) -> Option<()> {
     Some(())
 }
 
-/// One template, as far as it is kept.
+/// The kept part of one template.
 #[derive(Debug)]
-struct Known {
+struct KnownTemplate {
     template_id: u16,
     is_options: bool,
     length: RecordLength,
 }
 
-impl Known {
+impl KnownTemplate {
     fn new(template: Template<'_>) -> Self {
         let length = RecordLength::of(template);
         Self { template_id: template.id, is_options: template.is_options, length }
@@ -97,7 +99,7 @@ impl Known {
             && self.length.layout().is_none_or(|layout| layout.addresses == template.addresses())
     }
 
-    /// Bytes that it takes.
+    /// Bytes of memory.
     fn cost(&self) -> usize {
         let runs = if let RecordLength::Variable(runs) = &self.length { runs.len() } else { 0 };
         RECORD_LENGTH_OVERHEAD + size_of::<u16>() * runs
@@ -108,24 +110,24 @@ impl Known {
 #[derive(Debug, Default)]
 pub(super) struct RecordLengths {
     /// By template id, ascending.
-    templates: Vec<Known>,
-    /// What they take together: `bytes <= RECORD_LENGTHS_PER_EXPORTER`.
+    templates: Vec<KnownTemplate>,
+    /// Bytes of all of them: `bytes <= RECORD_LENGTHS_PER_EXPORTER`.
     bytes: usize,
 }
 
 impl RecordLengths {
-    /// Bytes that all of them take.
+    /// Bytes of memory of all of them.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Counts the records of the message `payload`. Templates are learned on the way as far as they take at most `room` bytes
-    /// in all. The data records are unknown if not every set can be counted.
+    /// Counts the records of the message `payload`, and learns its templates as far as all templates take at
+    /// most `room` bytes. The number of data records is unknown if any set cannot be counted.
     pub(super) fn count(&mut self, payload: &[u8], room: usize) -> Contents {
         self.find(payload, room, |_| ())
     }
 
-    /// The same, and reports of each data set with records of one length where these are.
+    /// Counts like [`Self::count`], and reports the place of each data set whose records have one length.
     pub(super) fn find(&mut self, payload: &[u8], room: usize, mut found: impl FnMut(FlowRun)) -> Contents {
         let room = room.min(RECORD_LENGTHS_PER_EXPORTER);
         let mut contents = Contents::flows(0);
@@ -153,7 +155,7 @@ impl RecordLengths {
         self.known(set)?.length.records(set.body)
     }
 
-    fn known(&self, set: &Set<'_>) -> Option<&Known> {
+    fn known(&self, set: &Set<'_>) -> Option<&KnownTemplate> {
         self.templates.get(self.place(set.id).ok()?)
     }
 
@@ -169,7 +171,7 @@ impl RecordLengths {
         (records > 0).then_some(FlowRun { start, records, template: set.id, layout })
     }
 
-    /// Whether the length of the records of a template is known.
+    /// True if the length of the records of a template is known.
     #[cfg(test)]
     pub(super) fn knows(&self, template_id: u16) -> bool {
         self.place(template_id).is_ok()
@@ -179,12 +181,14 @@ impl RecordLengths {
     fn learn(&mut self, set: &Set<'_>, room: usize) -> Option<u32> {
         set.template_kind()?;
         let mut records = 0;
-        for change in Changes::of(set) {
+        for change in TemplateChanges::of(set) {
             records += 1;
             match change {
-                Change::Defined(template) => self.define(template, room),
-                Change::Withdrawn(id) => self.forget(|known| known.template_id == id),
-                Change::AllWithdrawn { is_options } => self.forget(|known| known.is_options == is_options),
+                TemplateChange::Defined(template) => self.define(template, room),
+                TemplateChange::Withdrawn(id) => self.forget(|known| known.template_id == id),
+                TemplateChange::AllWithdrawn { is_options } => {
+                    self.forget(|known| known.is_options == is_options);
+                }
             }
         }
         Some(records)
@@ -196,7 +200,7 @@ impl RecordLengths {
             return;
         }
         self.forget(|known| known.template_id == template.id);
-        let known = Known::new(template);
+        let known = KnownTemplate::new(template);
         if self.bytes + known.cost() > room {
             *self = Self::default();
         }
@@ -207,12 +211,12 @@ impl RecordLengths {
         }
     }
 
-    fn forget(&mut self, gone: impl Fn(&Known) -> bool) {
+    fn forget(&mut self, gone: impl Fn(&KnownTemplate) -> bool) {
         self.templates.retain(|known| !gone(known));
-        self.bytes = self.templates.iter().map(Known::cost).sum();
+        self.bytes = self.templates.iter().map(KnownTemplate::cost).sum();
     }
 
-    /// Where the template `id` lies, or where it would.
+    /// The place of the template `id`, or the place at which to insert it.
     fn place(&self, id: u16) -> Result<usize, usize> {
         self.templates.binary_search_by_key(&id, |known| known.template_id)
     }
@@ -236,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn records_of_a_length_divide_their_set_and_the_rest_is_padding() {
+    fn fixed_records_divide_their_set() {
         assert_eq!(records(&[4, 1], &[9; 15]), Some(3));
         assert_eq!(records(&[4, 1], &[9; 19]), Some(3));
         assert_eq!(records(&[4, 1], &[9; 4]), Some(0));
@@ -244,8 +248,8 @@ mod tests {
     }
 
     #[test]
-    fn a_template_costs_no_more_than_its_entry_in_a_vector_with_room_to_grow() {
-        assert!(2 * size_of::<Known>() <= RECORD_LENGTH_OVERHEAD);
+    fn the_cost_of_a_template_covers_its_entry() {
+        assert!(2 * size_of::<KnownTemplate>() <= RECORD_LENGTH_OVERHEAD);
     }
 
     #[test]
@@ -255,18 +259,18 @@ mod tests {
     }
 
     #[test]
-    fn records_of_variable_length_tell_it_themselves() {
+    fn records_of_variable_length_are_counted() {
         let first = [1, 1, 3, 7, 7, 7, 2, 0];
         let second = [1, 1, 0, 2, 1, 5];
         let lengths = [2, 65_535, 1, 65_535];
         assert_eq!(records(&lengths, &[first.as_slice(), &second].concat()), Some(2));
         assert_eq!(records(&lengths, &[first.as_slice(), &second, &[0; 4]].concat()), Some(2));
         assert_eq!(records(&lengths, &[]), Some(0));
-        assert_eq!(records(&lengths, &first[..7]), None, "a record that is cut short");
+        assert_eq!(records(&lengths, &first[..7]), None, "a truncated record");
     }
 
     #[test]
-    fn long_fields_tell_their_length_in_two_further_bytes() {
+    fn long_fields_have_two_more_length_bytes() {
         let long = [[255, 1, 44].as_slice(), &[7; 300], &[1, 1]].concat();
         assert_eq!(records(&[65_535, 2], &[long.as_slice(), &[0, 1, 1]].concat()), Some(2));
         assert_eq!(records(&[65_535, 2], &long[..304]), None);

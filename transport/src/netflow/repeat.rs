@@ -1,32 +1,34 @@
-//! Datagrams that repeat what an exporter has defined, made so that they stand right before one of its own.
+//! Datagrams that repeat the definitions of an exporter, directly before one of its own datagrams.
 //!
-//! They hold templates, then options data; never flows, which would be counted twice. Version, source id or observation
-//! domain, uptime and export time are those of the datagram that follows, so that they are no older than it.
+//! They contain templates, then options data. They never contain flows, which would be counted twice.
+//! Version, source id or observation domain, uptime and export time are those of the datagram that follows,
+//! so they are no older than it.
 //!
-//! Their sequence numbers are such that there is no gap between them and the datagram. Collectors (nfcapd for
-//! one) compare each number with the one before and what that had added, and count a failure where they differ;
-//! they drop nothing for it. So what can fail is the first repeat alone, as with an exporter that starts again:
+//! Their sequence numbers leave no gap before the datagram. Collectors such as nfcapd compare each number
+//! with the previous one plus the amount that it added. They count a failure if the two differ, but drop
+//! nothing. So only the first repeat can fail, as after a restart of the exporter:
 //!
-//! - v9 counts datagrams (RFC 3954, 5.1): before a datagram of number s, n repeats bear s - n to s - 1, modulo 2^32.
-//! - IPFIX counts data records (RFC 7011, 3.1): each repeat bears s less the options data records in it and behind it.
-//!   Templates do not count: where there are no options data, nothing fails.
+//! - v9 counts datagrams (RFC 3954, 5.1): before a datagram of number s, n repeats have s - n to s - 1,
+//!   modulo 2^32.
+//! - IPFIX counts data records (RFC 7011, 3.1): each repeat has s minus the options data records in it and
+//!   after it. Templates do not count: without options data, nothing fails.
 //!
-//! Each template and each record has a set of its own, since some collectors read but the first one of a set.
+//! Each template and each record has its own set, because some collectors read only the first one of a set.
 
 use crate::limits::REPEAT_TARGET;
 use crate::netflow::Header;
 use crate::netflow::definitions::Definition;
 use crate::netflow::sets::{Format, SET_HEADER_LEN};
 
-/// To a multiple of this many bytes v9 pads its sets (RFC 3954, 5.2).
+/// Sets of v9 are padded to a multiple of this many bytes (RFC 3954, 5.2).
 const V9_ALIGNMENT: usize = 4;
 
-/// What follows the header of one repeat.
+/// The bytes after the header of one repeat.
 #[derive(Default)]
 struct Body {
     /// Templates and records.
     entries: u16,
-    /// Records alone.
+    /// Records only.
     records: u32,
     sets: Vec<u8>,
 }
@@ -38,7 +40,7 @@ impl Body {
         self.sets.extend(other.sets);
     }
 
-    /// By how much it takes the sequence number on.
+    /// The amount by which it increases the sequence number.
     fn adds(&self, format: Format) -> u32 {
         match format {
             Format::V9 => 1,
@@ -47,8 +49,8 @@ impl Body {
     }
 }
 
-/// The payloads that define `definitions`, and then have the `records`, each with the id of its template, right before
-/// `payload`; `None` if that is neither v9 nor IPFIX.
+/// The payloads that repeat `definitions` and then `records`, each with the id of its template, directly
+/// before `payload`; `None` if that is neither v9 nor IPFIX.
 pub(super) fn repeats<'a>(
     payload: &[u8],
     definitions: impl Iterator<Item = &'a Definition>,
@@ -72,7 +74,7 @@ pub(super) fn repeats<'a>(
     bodies.iter().map(whole).collect()
 }
 
-/// Puts what follows each other together in pieces of a datagram each.
+/// Joins consecutive parts as long as they fit into one datagram.
 fn packed(format: Format, parts: impl Iterator<Item = Body>) -> Vec<Body> {
     let mut bodies: Vec<Body> = Vec::new();
     for part in parts {
@@ -86,7 +88,8 @@ fn packed(format: Format, parts: impl Iterator<Item = Body>) -> Vec<Body> {
     bodies
 }
 
-/// A set of this template or record alone. In v9 it is padded, unless the padding would look like another record.
+/// A set with only this template or record. In v9 it is padded, unless the padding would look like another
+/// record.
 fn set(format: Format, id: u16, content: &[u8]) -> Vec<u8> {
     let length = SET_HEADER_LEN + content.len();
     let aligned = if format == Format::V9 { length.next_multiple_of(V9_ALIGNMENT) } else { length };
@@ -99,13 +102,13 @@ fn set(format: Format, id: u16, content: &[u8]) -> Vec<u8> {
     set
 }
 
-/// A header for `body` that bears `number`, else as that of `payload`, and `body`.
+/// The whole datagram: the header of `payload` with `number`, and `body`.
 fn whole(format: Format, payload: &[u8], number: u32, body: &Body) -> Option<Vec<u8>> {
     let length = format.header_len() + body.sets.len();
-    let (how_much, times, source) = match format {
+    let (amount, times, source) = match format {
         Format::V9 => (body.entries, payload.get(4..12)?, payload.get(16..20)?),
         Format::Ipfix => (u16::try_from(length).ok()?, payload.get(4..8)?, payload.get(12..16)?),
     };
     let version = format.version().to_be_bytes();
-    Some([&version, &how_much.to_be_bytes(), times, &number.to_be_bytes(), source, &body.sets].concat())
+    Some([&version, &amount.to_be_bytes(), times, &number.to_be_bytes(), source, &body.sets].concat())
 }

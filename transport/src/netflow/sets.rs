@@ -1,16 +1,16 @@
-//! The sets of a NetFlow v9 or IPFIX datagram: walks over their headers and looks into none.
+//! The sets of a NetFlow v9 or IPFIX datagram. The walk reads their headers only.
 //!
 //! All numbers are big-endian. Sets follow the datagram's header one after the other (RFC 3954, 5.1 and 5.2;
-//! RFC 7011, 3.3.2), those of IPFIX up to the length that the message tells, those of v9 up to the end of the
+//! RFC 7011, 3.3.2). Those of IPFIX end at the length in the message's header, those of v9 at the end of the
 //! datagram:
 //!
 //! | offset | width | field | range |
 //! |---|---|---|---|
 //! | 0 | 2 | set id | v9: 0 templates, 1 options templates; IPFIX: 2 templates, 3 options templates; both: from 256 on data |
-//! | 2 | 2 | length in bytes, this header included | 4 to what is left |
+//! | 2 | 2 | length in bytes, including this header | 4 to the bytes left |
 //! | 4 | length - 4 | records, then padding | |
 //!
-//! The walk ends at the first set that does not fit: zeros that fill a datagram up, or damage.
+//! The walk ends at the first set that does not fit: zero padding, or damage.
 
 use bytes::Buf;
 
@@ -39,7 +39,7 @@ impl Format {
         }
     }
 
-    /// The number by which datagrams begin.
+    /// The version number at the start of datagrams.
     pub(super) fn version(self) -> u16 {
         match self {
             Self::V9 => 9,
@@ -69,12 +69,12 @@ impl Format {
 pub(super) struct Set<'a> {
     pub(super) format: Format,
     pub(super) id: u16,
-    /// What follows the set's header: records, and padding.
+    /// The bytes after the set's header: records and padding.
     pub(super) body: &'a [u8],
 }
 
 impl Set<'_> {
-    /// Whether this set holds options templates, or templates; `None` if it holds neither.
+    /// True for a set of options templates, false for a set of templates; `None` for other sets.
     pub(super) fn template_kind(&self) -> Option<bool> {
         [false, true].into_iter().find(|is_options| self.format.template_set(*is_options) == self.id)
     }
@@ -85,7 +85,7 @@ impl Set<'_> {
 pub(super) struct Sets<'a> {
     format: Format,
     rest: &'a [u8],
-    /// Where in the payload `rest` starts.
+    /// The offset of `rest` in the payload.
     at: usize,
 }
 
@@ -100,12 +100,12 @@ impl<'a> Sets<'a> {
         Some(Self { format, rest, at: format.header_len() })
     }
 
-    /// Where in the payload the body of the set starts that comes next, if one does.
+    /// The offset in the payload of the body of the next set, if there is one.
     pub(super) fn next_body(&self) -> usize {
         self.at + SET_HEADER_LEN
     }
 
-    /// What the walk has not passed: after its end, what is no set.
+    /// The bytes that the walk has not read. After its end, they are no set.
     pub(super) fn rest(&self) -> &'a [u8] {
         self.rest
     }
@@ -131,7 +131,7 @@ mod tests {
 
     type Bodies<'a> = Vec<(u16, &'a [u8])>;
 
-    /// The ids and bodies of the sets of `payload`, and what is left.
+    /// The ids and bodies of the sets of `payload`, and the rest.
     fn walked(payload: &[u8]) -> Option<(Bodies<'_>, &[u8])> {
         let mut sets = Sets::of(payload)?;
         let seen = sets.by_ref().map(|set| (set.id, set.body)).collect();
@@ -143,13 +143,13 @@ mod tests {
     }
 
     #[test]
-    fn sets_follow_each_other_to_the_end_of_a_v9_datagram() {
+    fn v9_sets_end_with_the_datagram() {
         let payload = v9(&[0, 0, 0, 6, 7, 8, 1, 0, 0, 4]);
         assert_eq!(walked(&payload), Some((vec![(0, [7, 8].as_slice()), (256, &[])], [].as_slice())));
     }
 
     #[test]
-    fn sets_end_where_an_ipfix_message_says_that_it_ends() {
+    fn ipfix_sets_end_at_the_length_of_the_message() {
         let payload = [[0, 10, 0, 21].as_slice(), &[0; 12], &[1, 0, 0, 5, 9, 1, 1, 0, 4]].concat();
         assert_eq!(walked(&payload), Some((vec![(256, [9].as_slice())], [].as_slice())));
         assert_eq!(walked(&payload[..20]), None);
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn the_walk_ends_at_what_does_not_fit() {
+    fn the_walk_ends_at_a_set_that_does_not_fit() {
         let left = [[0; 8].as_slice(), &[1, 0, 0, 3], &[1, 0, 0, 9, 1, 2, 3, 4], &[1, 0, 0], &[]];
         for left in left {
             let payload = v9(&[[1, 1, 0, 5, 9].as_slice(), left].concat());
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_ids_of_the_own_format_mean_templates() {
+    fn template_set_ids_depend_on_the_format() {
         let kind = |format, id| Set { format, id, body: &[] }.template_kind();
         assert_eq!(
             [0, 1, 2, 3, 256].map(|id| kind(Format::V9, id)),
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_templates_has_no_sets() {
+    fn formats_without_templates_have_no_sets() {
         assert!(walked(&[[0, 5].as_slice(), &[0; 22]].concat()).is_none());
         assert!(walked(&[0, 9, 0]).is_none());
         assert!(walked(&[]).is_none());

@@ -1,7 +1,7 @@
 //! Exporters that use one source id or observation domain with different templates.
 //!
-//! A collector identifies templates by the exporter's address and the domain (RFC 3954, 7; RFC 7011, 8). Where it gets several
-//! exporters from one address, the templates of each overwrite those of the others.
+//! A collector identifies templates by the exporter's address and the domain (RFC 3954, 7; RFC 7011, 8). If
+//! several exporters reach it from one address, the templates of each overwrite those of the others.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -11,7 +11,7 @@ use crate::netflow::{Kept, KeptTemplate};
 /// Two exporters with one domain that define a template id differently.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SharedDomain<E> {
-    /// The exporters, the one that comes first among all first.
+    /// The exporters, in the order of the search.
     pub exporters: [E; 2],
     /// 9, or 10 for IPFIX.
     pub version: u16,
@@ -21,7 +21,7 @@ pub struct SharedDomain<E> {
     pub template_id: u16,
 }
 
-/// The definition of a template id that comes first, and the first one that differs from it, each with its exporter.
+/// The first definition of a template id, and the first one that differs from it, each with its exporter.
 #[derive(Debug)]
 struct Definers<'k, E> {
     first: (E, &'k KeptTemplate),
@@ -43,9 +43,9 @@ impl<'k, E: Copy + PartialEq> Definers<'k, E> {
     }
 }
 
-/// Finds exporters among `domains` that a collector confuses. Each comes with the exporter, the address at which the collector
-/// sees it (anything that is equal for equal addresses), and its templates. Returns each exporter at most once for each domain,
-/// with one of those that it is confused with.
+/// Finds exporters among `domains` that a collector confuses. Each domain has its exporter, the address at
+/// which the collector sees it (any value that is equal for equal addresses), and its templates. Returns each
+/// exporter at most once per domain, with one exporter with which it is confused.
 pub fn shared_domains<'k, E: Copy + PartialEq, A: Eq + Hash>(
     domains: impl IntoIterator<Item = (E, A, &'k Kept)>,
 ) -> Vec<SharedDomain<E>> {

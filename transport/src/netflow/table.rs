@@ -1,7 +1,8 @@
-//! The exporters heard so far, each with its counters.
+//! The known exporters, each with its counters.
 //!
-//! Never holds more than its bounds: of the address unheard longest, the exporter unheard longest makes room for a new one. A datagram
-//! of a known exporter costs one look-up and no allocation, and one look-up more for each of its sets.
+//! The table is bounded. To make room, it forgets an exporter of the address that was silent longest: of
+//! these, the one that was silent longest. A datagram of a known exporter costs one look-up, one more for
+//! each of its sets, and no allocation.
 
 mod exporter;
 mod host;
@@ -9,44 +10,59 @@ mod shared;
 
 pub use host::ExporterFigures;
 
+use std::hash::RandomState;
+
+use lru::LruCache;
+
 use crate::datagram::{BootTime, Datagram};
 use crate::flow_layout::FlowRun;
 use crate::limits::{EXPORTERS_MAX, RECORD_LENGTHS_TOTAL, SEQUENCE_MEMORY};
-use crate::netflow::recent::Recent;
 use crate::netflow::table::exporter::{Arrived, Exporter};
 use crate::netflow::table::host::{Host, HostKey};
 
-/// The exporters heard so far: at most [`EXPORTERS_MAX`], at most
+/// The known exporters: at most [`EXPORTERS_MAX`], and at most
 /// [`EXPORTERS_PER_ADDRESS`](crate::limits::EXPORTERS_PER_ADDRESS) of each address.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ExporterTable {
-    hosts: Recent<Host, HostKey>,
+    /// From the host heard last to the host that was silent longest. `exporters` bounds it, not a capacity.
+    /// The hasher resists senders that choose their addresses so that hashes collide.
+    hosts: LruCache<HostKey, Host, RandomState>,
     exporters: usize,
     /// Bytes of record lengths of all exporters: `record_length_bytes <= RECORD_LENGTHS_TOTAL`.
     record_length_bytes: usize,
-    /// Bytes of recent numbers of all exporters. The exporter that makes it more than [`SEQUENCE_MEMORY`] forgets its own.
+    /// Bytes of recent numbers of all exporters. The exporter that exceeds [`SEQUENCE_MEMORY`] forgets its
+    /// own.
     sequence_bytes: usize,
 }
 
+impl Default for ExporterTable {
+    fn default() -> Self {
+        Self {
+            hosts: LruCache::unbounded_with_hasher(RandomState::new()),
+            exporters: 0,
+            record_length_bytes: 0,
+            sequence_bytes: 0,
+        }
+    }
+}
+
 impl ExporterTable {
-    /// Counts `datagram`, which was taken `now`.
+    /// Counts `datagram`, which was received `now`.
     pub fn note(&mut self, datagram: &Datagram<'_>, now: BootTime) {
         self.count(&Arrived::new(datagram, now), None);
     }
 
-    /// Counts `datagram`, which was taken `now`, and adds to `flows` where flow records lie in it, in ascending order, as far as that is
-    /// known by what came before.
+    /// Counts `datagram`, which was received `now`. Adds the places of its flow records to `flows`, in
+    /// ascending order, as far as their templates are known.
     pub fn note_flows(&mut self, datagram: &Datagram<'_>, now: BootTime, flows: &mut Vec<FlowRun>) {
         self.count(&Arrived::new(datagram, now), Some(flows));
     }
 
     fn count(&mut self, arrived: &Arrived<'_>, flows: Option<&mut Vec<FlowRun>>) {
         let key = HostKey::of(arrived.datagram.exporter);
-        if !self.hosts.touch(&key) {
-            self.hosts.add(Host::new(key));
-        }
+        self.hosts.get_or_insert_mut(key, || Host::new(key));
         let Some(place) = self.find_or_add(arrived) else { return };
-        let Some(host) = self.hosts.newest_mut() else { return };
+        let Some(host) = newest(&mut self.hosts) else { return };
         self.record_length_bytes -= host.record_length_bytes(place);
         self.sequence_bytes -= host.sequence_bytes(place);
         let room = RECORD_LENGTHS_TOTAL.saturating_sub(self.record_length_bytes);
@@ -61,7 +77,7 @@ impl ExporterTable {
 
     /// Returns the place of the exporter in the newest host.
     fn find_or_add(&mut self, arrived: &Arrived<'_>) -> Option<usize> {
-        let host = self.hosts.newest_mut()?;
+        let host = newest(&mut self.hosts)?;
         if let Some(place) = host.find(arrived) {
             return Some(place);
         }
@@ -72,7 +88,7 @@ impl ExporterTable {
         if self.exporters >= EXPORTERS_MAX {
             self.forget_exporter();
         }
-        let host = self.hosts.newest_mut()?;
+        let host = newest(&mut self.hosts)?;
         self.sequence_bytes -= host.shared_bytes();
         let place = host.add(arrived);
         self.sequence_bytes += host.sequence_bytes(place);
@@ -80,16 +96,16 @@ impl ExporterTable {
         Some(place)
     }
 
-    /// Forgets the exporter that was unheard longest of the host that was unheard longest.
+    /// Forgets one exporter of the host that was silent longest: the one that was silent longest.
     fn forget_exporter(&mut self) {
-        let Some(host) = self.hosts.oldest_mut() else { return };
+        let Some((_, host)) = self.hosts.iter_mut().next_back() else { return };
         self.sequence_bytes -= host.shared_bytes();
         let forgotten = host.remove_any();
         self.sequence_bytes += host.shared_bytes();
         let is_empty = host.len() == 0;
         self.note_forgotten(forgotten);
         if is_empty {
-            self.hosts.remove_oldest();
+            self.hosts.pop_lru();
         }
     }
 
@@ -101,31 +117,39 @@ impl ExporterTable {
         }
     }
 
-    /// Bytes of record lengths that are kept in all.
+    /// Bytes of all record lengths.
     pub(super) fn record_length_bytes(&self) -> usize {
         self.record_length_bytes
     }
 
     /// Bytes of recent numbers, added up host by host.
     pub(super) fn counted_sequence_bytes(&self) -> usize {
-        self.hosts.iter().map(Host::all_sequence_bytes).sum()
+        self.hosts.iter().map(|(_, host)| host.all_sequence_bytes()).sum()
     }
 
-    /// Bytes of recent numbers that are kept in all.
+    /// Bytes of all recent numbers.
     pub(super) fn sequence_bytes(&self) -> usize {
         self.sequence_bytes
     }
 
-    /// The figures of all exporters, host by host, from the host unheard longest to the one heard last.
+    /// The figures of all exporters, host by host, from the host that was silent longest to the one heard
+    /// last.
     pub fn figures(&self) -> impl Iterator<Item = ExporterFigures> {
-        self.hosts.iter().flat_map(Host::figures)
+        self.hosts.iter().rev().flat_map(|(_, host)| host.figures())
     }
+}
+
+/// The host that was heard last. Costs no look-up.
+fn newest(hosts: &mut LruCache<HostKey, Host, RandomState>) -> Option<&mut Host> {
+    hosts.iter_mut().next().map(|(_, host)| host)
 }
 
 #[cfg(test)]
 mod tests {
     use core::net::SocketAddr;
     use core::time::Duration;
+
+    use proptest::prelude::*;
 
     use super::*;
     use crate::datagram::Timestamp;
@@ -177,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_exporter_unheard_longest_makes_room() {
+    fn the_longest_silent_exporter_makes_room() {
         let mut table = ExporterTable::default();
         let last = u16::try_from(EXPORTERS_MAX).unwrap();
         (1..=last).for_each(|number| note(&mut table, host(number), 1, b""));
@@ -200,7 +224,7 @@ mod tests {
         }
         assert_eq!(table.figures().count(), EXPORTERS_PER_ADDRESS + 1);
         let mut kept = table.figures().filter(|row| row.address == exporter(1).ip());
-        assert!(kept.all(|row| row.source.id >= ids / 2), "those unheard longest made room");
+        assert!(kept.all(|row| row.source.id >= ids / 2), "those that were silent longest made room");
         assert_eq!(table.sequence_bytes(), table.counted_sequence_bytes());
     }
 
@@ -324,5 +348,28 @@ mod tests {
             note(&mut table, address.into(), 1, &v9(0, 1000 * interface));
         }
         assert_eq!(table.figures().map(|row| row.interface).collect::<Vec<_>>(), [1, 2]);
+    }
+
+    proptest! {
+        #[test]
+        fn hosts_stay_in_the_order_of_their_datagrams(
+            steps in proptest::collection::vec(proptest::option::weighted(0.75, 0..20_u16), 0..200),
+        ) {
+            let mut table = ExporterTable::default();
+            let mut expected: Vec<core::net::IpAddr> = Vec::new();
+            for step in steps {
+                if let Some(number) = step {
+                    note(&mut table, host(number), 1, b"");
+                    expected.retain(|other| *other != host(number).ip());
+                    expected.push(host(number).ip());
+                } else {
+                    table.forget_exporter();
+                    expected.drain(..expected.len().min(1));
+                }
+                let kept: Vec<_> = table.figures().map(|row| row.address).collect();
+                prop_assert_eq!(&kept, &expected);
+                prop_assert_eq!((table.exporters, table.hosts.len()), (expected.len(), expected.len()));
+            }
+        }
     }
 }

@@ -1,17 +1,17 @@
-//! Template records of NetFlow v9 (RFC 3954, 5.2 and 6.1) and IPFIX (RFC 7011, 3.4), and withdrawals (RFC 7011,
-//! 8.1).
+//! Template records of NetFlow v9 (RFC 3954, 5.2 and 6.1) and IPFIX (RFC 7011, 3.4), and withdrawals (RFC
+//! 7011, 8.1).
 //!
-//! All numbers are big-endian. A record tells its id and its fields:
+//! All numbers are big-endian. A record contains its id and its fields:
 //!
 //! | | v9 | IPFIX |
 //! |---|---|---|
 //! | template | 2 template id; 2 number of fields | 2 template id; 2 number of fields |
-//! | options template | 2 template id; 2 bytes of scope fields' specifiers; 2 bytes of the others' | 2 template id; 2 number of fields; 2 how many of them are scope |
+//! | options template | 2 template id; 2 bytes of scope fields' specifiers; 2 bytes of the others' | 2 template id; 2 number of fields; 2 number of scope fields among them |
 //! | field | 2 type; 2 length | 2 type; 2 length; 4 enterprise number if the type's highest bit is set |
 //! | withdrawal | none | 2 template id, or the set's own id for all of its kind; 2 zero |
 //!
-//! Only the shape is looked at, and where the two addresses are: what else fields mean, and whether a collector
-//! likes them, is the collector's business. The walk over a set's records ends at the first that is none: padding, or damage.
+//! Only the shape and the places of the two addresses are read. Collectors interpret and check all other
+//! fields. The walk over a set's records ends at the first bytes that are no record: padding, or damage.
 
 use bytes::Buf;
 
@@ -31,10 +31,10 @@ const FIELD_LEN: u16 = 4;
 /// Set in the type of a field that an enterprise has defined, in IPFIX.
 const ENTERPRISE_BIT: u16 = 0x8000;
 
-/// The length of fields that tell their length themselves, in IPFIX (RFC 7011, 7).
+/// The length that marks variable-length fields of IPFIX. Their records contain the length (RFC 7011, 7).
 pub(super) const VARIABLE_LENGTH: u16 = 65_535;
 
-/// A variable-length field of at least this length has it in two further bytes (RFC 7011, 7).
+/// A variable-length field of at least this length has its length in two further bytes (RFC 7011, 7).
 const LONG_FIELD: u8 = 255;
 
 /// The types of source and destination address (RFC 3954, 8; RFC 7012), alike in v9 and IPFIX.
@@ -51,12 +51,12 @@ pub(super) struct Template<'a> {
     pub(super) definition: &'a [u8],
     /// The field specifiers: the end of `definition`.
     fields: &'a [u8],
-    /// How many of the fields are the scope of an options template.
+    /// Number of scope fields of an options template.
     scope_fields: usize,
 }
 
 impl<'a> Template<'a> {
-    /// The template that `bytes` begin with.
+    /// The template at the start of `bytes`.
     pub(super) fn parse(format: Format, is_options: bool, bytes: &'a [u8]) -> Option<Self> {
         let mut after = bytes;
         let id = after.try_get_u16().ok().filter(|id| *id >= DATA_MIN)?;
@@ -79,8 +79,9 @@ impl<'a> Template<'a> {
         Some(Self { format, id, is_options, definition, fields, scope_fields })
     }
 
-    /// Takes one options data record off the front of `rest`. `about` becomes the fields that tell it from other records:
-    /// its scope, and all that is no value. `None` if no whole record is left, or records have no length.
+    /// Takes one options data record off the front of `rest`. Sets `about` to the fields that identify the
+    /// record: its scope, and all fields that are no values. `None` if no whole record is left, or records
+    /// have no length.
     pub(super) fn take_record<'b>(&self, rest: &mut &'b [u8], about: &mut Vec<u8>) -> Option<&'b [u8]> {
         about.clear();
         let (before, mut fields, mut place) = (*rest, self.fields, 0);
@@ -98,9 +99,9 @@ impl<'a> Template<'a> {
         before.get(..length)
     }
 
-    /// The length of its records: how many bytes of fixed-length fields are before each variable-length one,
-    /// and how many are after the last, so one number if the records are all of a length. 65,535 means that or
-    /// more: no datagram holds such a record.
+    /// The length of its records: the bytes of fixed-length fields before each variable-length one, and after
+    /// the last. It is one number if all records have the same length. 65,535 means that or more: no datagram
+    /// holds such a record.
     pub(super) fn runs(self) -> impl Iterator<Item = u16> {
         let mut fields = Some(self.fields);
         core::iter::from_fn(move || {
@@ -117,7 +118,7 @@ impl<'a> Template<'a> {
         })
     }
 
-    /// Where the addresses are in records of one length: those of the first family that has both.
+    /// The places of the addresses in records of one length, for the first family that has both.
     pub(super) fn addresses(self) -> Option<FlowAddresses> {
         ADDRESS_TYPES.into_iter().find_map(|(family, source, destination)| {
             let offset = |kind| self.offset(kind, family.address_len());
@@ -125,7 +126,7 @@ impl<'a> Template<'a> {
         })
     }
 
-    /// Where the first field of this type is, if it has this length.
+    /// The offset of the first field of this type, if it has this length.
     fn offset(self, kind: u16, length: u16) -> Option<u16> {
         let mut fields = self.fields;
         let mut offset = 0_u16;
@@ -139,7 +140,7 @@ impl<'a> Template<'a> {
     }
 }
 
-/// How many fields a v9 options template has.
+/// The number of fields of a v9 options template.
 fn v9_options_fields(scope_bytes: u16, option_bytes: u16) -> Option<usize> {
     let whole = scope_bytes.is_multiple_of(FIELD_LEN) && option_bytes.is_multiple_of(FIELD_LEN);
     whole.then_some(usize::from(scope_bytes / FIELD_LEN) + usize::from(option_bytes / FIELD_LEN))
@@ -155,16 +156,16 @@ fn next_field(format: Format, rest: &mut &[u8]) -> Option<(u16, u16)> {
     Some((kind, length))
 }
 
-/// Takes one field of this length, with the length that it may tell itself.
+/// Takes one field of this length. A variable-length field includes the bytes of its length.
 pub(super) fn take_field<'a>(length: u16, rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let mut told = *rest;
+    let mut after_length = *rest;
     let length = match length {
         VARIABLE_LENGTH => {
-            let own = match told.try_get_u8().ok()? {
-                LONG_FIELD => usize::from(told.try_get_u16().ok()?),
+            let own = match after_length.try_get_u8().ok()? {
+                LONG_FIELD => usize::from(after_length.try_get_u16().ok()?),
                 own => usize::from(own),
             };
-            rest.len().checked_sub(told.len())?.checked_add(own)?
+            rest.len().checked_sub(after_length.len())?.checked_add(own)?
         }
         length => usize::from(length),
     };
@@ -173,29 +174,29 @@ pub(super) fn take_field<'a>(length: u16, rest: &mut &'a [u8]) -> Option<&'a [u8
     Some(field)
 }
 
-/// What one record of a template set says.
+/// One record of a template set: a definition or a withdrawal.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Change<'a> {
-    /// From now on this template describes the records of its id.
+pub(super) enum TemplateChange<'a> {
+    /// This template describes the records of its id from now on.
     Defined(Template<'a>),
-    /// The template of this id is no more.
+    /// The template of this id is withdrawn.
     Withdrawn(u16),
-    /// No template is any more; or no options template.
+    /// All templates, or all options templates, are withdrawn.
     AllWithdrawn {
-        /// Which of the two.
+        /// True for options templates.
         is_options: bool,
     },
 }
 
-/// The records of one template set; nothing if the set is another.
+/// The records of one template set; empty for other sets.
 #[derive(Clone, Debug)]
-pub(super) struct Changes<'a> {
+pub(super) struct TemplateChanges<'a> {
     format: Format,
     is_options: bool,
     rest: &'a [u8],
 }
 
-impl<'a> Changes<'a> {
+impl<'a> TemplateChanges<'a> {
     /// The records of `set`.
     pub(super) fn of(set: &Set<'a>) -> Self {
         let kind = set.template_kind();
@@ -203,28 +204,28 @@ impl<'a> Changes<'a> {
         Self { format: set.format, is_options: kind.unwrap_or_default(), rest }
     }
 
-    fn withdrawal(&self) -> Option<Change<'a>> {
+    fn withdrawal(&self) -> Option<TemplateChange<'a>> {
         let mut record = self.rest;
         let id = record.try_get_u16().ok()?;
         let fields = record.try_get_u16().ok()?;
         let all = id == self.format.template_set(self.is_options);
         match (self.format, fields) {
-            (Format::Ipfix, 0) if all => Some(Change::AllWithdrawn { is_options: self.is_options }),
-            (Format::Ipfix, 0) if id >= DATA_MIN => Some(Change::Withdrawn(id)),
+            (Format::Ipfix, 0) if all => Some(TemplateChange::AllWithdrawn { is_options: self.is_options }),
+            (Format::Ipfix, 0) if id >= DATA_MIN => Some(TemplateChange::Withdrawn(id)),
             _ => None,
         }
     }
 }
 
-impl<'a> Iterator for Changes<'a> {
-    type Item = Change<'a>;
+impl<'a> Iterator for TemplateChanges<'a> {
+    type Item = TemplateChange<'a>;
 
-    fn next(&mut self) -> Option<Change<'a>> {
+    fn next(&mut self) -> Option<TemplateChange<'a>> {
         let (change, length) = if let Some(withdrawal) = self.withdrawal() {
             (withdrawal, TEMPLATE_HEAD_LEN)
         } else {
             let template = Template::parse(self.format, self.is_options, self.rest)?;
-            (Change::Defined(template), template.definition.len())
+            (TemplateChange::Defined(template), template.definition.len())
         };
         self.rest = self.rest.get(length..)?;
         Some(change)
@@ -239,83 +240,83 @@ mod tests {
         numbers.iter().flat_map(|number| number.to_be_bytes()).collect()
     }
 
-    /// What the records of a set with `body` say, and the runs of the templates.
-    fn told(format: Format, is_options: bool, body: &[u8]) -> Vec<String> {
+    /// The records of a set with `body` in words, with the runs of the templates.
+    fn described(format: Format, is_options: bool, body: &[u8]) -> Vec<String> {
         let set = Set { format, id: format.template_set(is_options), body };
         let words = |change| match change {
-            Change::Defined(template) => {
+            TemplateChange::Defined(template) => {
                 let runs: Vec<_> = template.runs().collect();
                 format!("{} {} {runs:?}", template.id, template.definition.len())
             }
-            Change::Withdrawn(id) => format!("{id} withdrawn"),
-            Change::AllWithdrawn { is_options } => format!("all withdrawn, options: {is_options}"),
+            TemplateChange::Withdrawn(id) => format!("{id} withdrawn"),
+            TemplateChange::AllWithdrawn { is_options } => format!("all withdrawn, options: {is_options}"),
         };
-        Changes::of(&set).map(words).collect()
+        TemplateChanges::of(&set).map(words).collect()
     }
 
     #[test]
-    fn v9_templates_follow_each_other_up_to_the_padding() {
+    fn v9_templates_end_at_the_padding() {
         let body = bytes(&[256, 2, 8, 4, 12, 4, 300, 1, 1, 3, 0]);
-        assert_eq!(told(Format::V9, false, &body), ["256 12 [8]", "300 8 [3]"]);
-        assert_eq!(told(Format::V9, false, &bytes(&[256, 1, 1, 4, 0, 0, 0, 0])), ["256 8 [4]"]);
+        assert_eq!(described(Format::V9, false, &body), ["256 12 [8]", "300 8 [3]"]);
+        assert_eq!(described(Format::V9, false, &bytes(&[256, 1, 1, 4, 0, 0, 0, 0])), ["256 8 [4]"]);
     }
 
     #[test]
-    fn a_v9_options_template_tells_the_bytes_of_its_fields() {
+    fn v9_options_templates_count_bytes_of_fields() {
         let body = bytes(&[257, 4, 8, 1, 4, 34, 2, 35, 1, 0]);
-        assert_eq!(told(Format::V9, true, &body), ["257 18 [7]"]);
-        assert_eq!(told(Format::V9, true, &bytes(&[257, 3, 8, 1, 4, 34, 2, 35, 1])), [""; 0]);
+        assert_eq!(described(Format::V9, true, &body), ["257 18 [7]"]);
+        assert_eq!(described(Format::V9, true, &bytes(&[257, 3, 8, 1, 4, 34, 2, 35, 1])), [""; 0]);
     }
 
     #[test]
-    fn ipfix_fields_of_enterprises_bear_their_number() {
+    fn ipfix_enterprise_fields_have_their_number() {
         let body = bytes(&[256, 2, 0x8001, 4, 0, 9, 2, 8, 258, 1, 0x8003, 2, 0, 9]);
-        assert_eq!(told(Format::Ipfix, false, &body), ["256 16 [12]", "258 12 [2]"]);
+        assert_eq!(described(Format::Ipfix, false, &body), ["256 16 [12]", "258 12 [2]"]);
     }
 
     #[test]
-    fn in_v9_the_highest_bit_of_a_type_means_nothing() {
-        assert_eq!(told(Format::V9, false, &bytes(&[256, 2, 0x8001, 4, 0, 9])), ["256 12 [13]"]);
+    fn v9_types_have_no_enterprise_bit() {
+        assert_eq!(described(Format::V9, false, &bytes(&[256, 2, 0x8001, 4, 0, 9])), ["256 12 [13]"]);
     }
 
     #[test]
-    fn variable_length_fields_divide_a_record_into_runs() {
+    fn variable_fields_divide_a_record_into_runs() {
         let body = bytes(&[256, 5, 1, 4, 2, 65_535, 3, 8, 4, 2, 0x8005, 65_535, 0, 7]);
-        assert_eq!(told(Format::Ipfix, false, &body), ["256 28 [4, 10, 0]"]);
+        assert_eq!(described(Format::Ipfix, false, &body), ["256 28 [4, 10, 0]"]);
     }
 
     #[test]
-    fn records_that_no_datagram_holds_are_as_long_as_can_be_told() {
-        assert_eq!(told(Format::V9, false, &bytes(&[256, 2, 1, 65_000, 2, 65_000])), ["256 12 [65535]"]);
+    fn the_length_of_huge_records_saturates() {
+        assert_eq!(described(Format::V9, false, &bytes(&[256, 2, 1, 65_000, 2, 65_000])), ["256 12 [65535]"]);
     }
 
     #[test]
-    fn an_ipfix_options_template_counts_its_scope_among_its_fields() {
+    fn ipfix_options_fields_include_the_scope() {
         let body = bytes(&[259, 3, 1, 149, 4, 41, 8, 42, 8, 0]);
-        assert_eq!(told(Format::Ipfix, true, &body), ["259 18 [20]"]);
+        assert_eq!(described(Format::Ipfix, true, &body), ["259 18 [20]"]);
     }
 
     #[test]
-    fn withdrawals_are_templates_without_fields_and_ipfix_only() {
+    fn only_ipfix_templates_are_withdrawn() {
         let body = bytes(&[256, 0, 300, 1, 1, 4, 257, 0, 2, 0]);
         let expected = ["256 withdrawn", "300 8 [4]", "257 withdrawn", "all withdrawn, options: false"];
-        assert_eq!(told(Format::Ipfix, false, &body), expected);
+        assert_eq!(described(Format::Ipfix, false, &body), expected);
         let body = bytes(&[258, 0, 3, 0, 2, 0]);
-        assert_eq!(told(Format::Ipfix, true, &body), ["258 withdrawn", "all withdrawn, options: true"]);
-        assert_eq!(told(Format::V9, false, &bytes(&[256, 0, 257, 1, 1, 4])), [""; 0]);
+        assert_eq!(described(Format::Ipfix, true, &body), ["258 withdrawn", "all withdrawn, options: true"]);
+        assert_eq!(described(Format::V9, false, &bytes(&[256, 0, 257, 1, 1, 4])), [""; 0]);
     }
 
     #[test]
-    fn what_is_cut_short_is_no_template() {
+    fn a_truncated_template_is_rejected() {
         let body = bytes(&[256, 2, 0x8001, 4, 0, 9, 2, 8]);
         for cut in 0..body.len() {
-            assert_eq!(told(Format::Ipfix, false, &body[..cut]), [""; 0], "{cut} bytes");
+            assert_eq!(described(Format::Ipfix, false, &body[..cut]), [""; 0], "{cut} bytes");
         }
     }
 
     #[test]
     fn data_sets_define_nothing() {
         let body = bytes(&[256, 1, 1, 4]);
-        assert_eq!(Changes::of(&Set { format: Format::V9, id: 256, body: &body }).count(), 0);
+        assert_eq!(TemplateChanges::of(&Set { format: Format::V9, id: 256, body: &body }).count(), 0);
     }
 }

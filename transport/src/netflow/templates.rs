@@ -1,8 +1,9 @@
-//! What exporters have defined, as one collector has seen it: what that collector must know to decode what follows.
+//! The definitions of exporters as one collector has seen them: it needs them to decode later datagrams.
 //!
-//! Keeps templates and the latest options data records, never a datagram and never flows. Holds at most
-//! [`TEMPLATE_MEMORY`] and [`OPTION_MEMORY`]: the exporter that has defined nothing for longest makes room. A datagram that
-//! changes nothing costs a walk over the headers of its sets and a look-up; neighbours of one exporter share the look-up.
+//! Keeps templates and the latest options data records, never datagrams or flows. They take at most
+//! [`TEMPLATE_MEMORY`] and [`OPTION_MEMORY`]: the exporter whose last definition is oldest makes room. A
+//! datagram that changes nothing costs a walk over the headers of its sets and a look-up. Consecutive
+//! datagrams of one exporter share the look-up.
 
 use core::fmt;
 use std::collections::HashSet;
@@ -15,19 +16,20 @@ use crate::limits::{OPTION_MEMORY, PORTS_PER_DOMAIN, TEMPLATE_MEMORY};
 use crate::netflow::definitions::Followed;
 use crate::netflow::domain::{Domain, DomainKey};
 use crate::netflow::options::Options;
-use crate::netflow::recipient::Progress;
+use crate::netflow::recipient::RecipientProgress;
 use crate::netflow::sets::Sets;
-use crate::netflow::template::{Change, Changes};
+use crate::netflow::template::{TemplateChange, TemplateChanges};
 use crate::netflow::{Header, Kept, KeptDomain, Recipient};
 
-/// What exporters have defined and not withdrawn, up to one position of their stream.
+/// The definitions that exporters have not withdrawn, up to one position of their stream.
 #[derive(Clone)]
 pub struct TemplateMemory {
     pub(super) domains: LruCache<DomainKey, Domain>,
-    /// Of domains that are in `domains`.
+    /// Options data of domains that are in `domains`.
     pub(super) options: LruCache<DomainKey, Options>,
-    /// What they take: `template_bytes <= TEMPLATE_MEMORY`, `option_bytes <= OPTION_MEMORY`.
+    /// Bytes of templates: `template_bytes <= TEMPLATE_MEMORY`.
     template_bytes: usize,
+    /// Bytes of options data: `option_bytes <= OPTION_MEMORY`.
     option_bytes: usize,
     pub(super) hasher: RandomState,
 }
@@ -44,7 +46,7 @@ impl Default for TemplateMemory {
     }
 }
 
-/// What datagrams have changed.
+/// The kinds of definitions that datagrams have changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct News {
     /// Templates, or options templates.
@@ -61,14 +63,14 @@ impl News {
 }
 
 impl TemplateMemory {
-    /// Learns what `datagrams` define and withdraw, which went to `recipient`, or to nobody.
+    /// Learns the definitions and withdrawals of `datagrams`, which were sent to `recipient`, or to nobody.
     pub fn note<'d>(
         &mut self,
         datagrams: impl IntoIterator<Item = &'d Datagram<'d>>,
         recipient: Option<&Recipient>,
     ) -> News {
         let mut news = News::default();
-        // Datagrams of this domain have nothing to learn from but template sets.
+        // In datagrams of this domain, only template sets can change anything.
         let mut plain: Option<DomainKey> = None;
         for datagram in datagrams {
             let Some((address, sets)) = domain_of(datagram) else { continue };
@@ -82,10 +84,10 @@ impl TemplateMemory {
         news
     }
 
-    /// Whether datagrams without template sets of this domain change nothing.
+    /// True if datagrams of this domain without template sets change nothing.
     fn is_plain(&self, address: DomainKey) -> bool {
         self.domains.peek(&address).is_none_or(|domain| {
-            let is_settled = domain.progress.iter().all(Progress::is_settled);
+            let is_settled = domain.progress.iter().all(RecipientProgress::is_settled);
             is_settled && !domain.definitions.has_options() && !domain.is_split()
         })
     }
@@ -112,7 +114,7 @@ impl TemplateMemory {
         for (place, progress) in domain.progress.iter_mut().enumerate() {
             let recipient = recipient.filter(|recipient| recipient.place == place);
             match (before, recipient) {
-                (None, Some(recipient)) => *progress = Progress::complete(recipient, after),
+                (None, Some(recipient)) => *progress = RecipientProgress::complete(recipient, after),
                 (None, None) => {}
                 (Some(before), recipient) => {
                     progress.follow(recipient.map(|recipient| recipient.generation), before, after);
@@ -122,13 +124,13 @@ impl TemplateMemory {
         news
     }
 
-    /// The domain that a datagram from `port` belongs to.
+    /// The domain of a datagram from `port`.
     pub(super) fn resolve(&self, address: DomainKey, port: u16) -> DomainKey {
         let is_split = self.domains.peek(&address).is_some_and(Domain::is_split);
         if is_split { address.of_port(port) } else { address }
     }
 
-    /// Whether there is something to learn from these sets.
+    /// True if these sets can change definitions.
     fn teaches(&self, key: &DomainKey, sets: &Sets<'_>) -> bool {
         let definitions = self.domains.peek(key).map(|domain| &domain.definitions);
         let definitions = definitions.filter(|definitions| definitions.has_options());
@@ -136,7 +138,8 @@ impl TemplateMemory {
         sets.clone().any(|set| set.template_kind().is_some() || is_options(set.id))
     }
 
-    /// Learns from these sets; `None`, and perhaps half of it, if the domain turns out to be that of two exporters.
+    /// Learns from these sets. `None` if the domain proves to be that of two exporters; some changes may then
+    /// be applied.
     fn learn(&mut self, key: DomainKey, port: u16, sets: Sets<'_>) -> Option<News> {
         let (mut domain, mut options) = self.take(key);
         let revision = domain.revision.saturating_add(1);
@@ -146,7 +149,7 @@ impl TemplateMemory {
             if let Some(template) = template.and_then(|definition| definition.template(set.format)) {
                 news.options |= options.note(&template, set.body, revision, &self.hasher);
             }
-            for change in Changes::of(&set) {
+            for change in TemplateChanges::of(&set) {
                 match domain.definitions.follow(&change, port, revision) {
                     Followed::Unchanged => {}
                     Followed::Changed => {
@@ -166,7 +169,7 @@ impl TemplateMemory {
         is_one.then_some(news)
     }
 
-    /// Takes the state of a domain out; it is empty if nothing is known of it.
+    /// Removes and returns the state of a domain; empty if it is unknown.
     fn take(&mut self, key: DomainKey) -> (Domain, Options) {
         let options = self.options.pop(&key).unwrap_or_default();
         self.option_bytes -= options.bytes();
@@ -175,7 +178,7 @@ impl TemplateMemory {
         (domain.unwrap_or_default(), options)
     }
 
-    /// Keeps the state of a domain as the one that was touched last.
+    /// Stores the state of a domain as the most recently used one.
     fn put(&mut self, key: DomainKey, domain: Domain, options: Options) {
         if domain.is_empty() {
             return;
@@ -193,7 +196,7 @@ impl TemplateMemory {
         while self.option_bytes > OPTION_MEMORY && self.forget_oldest_options() {}
     }
 
-    /// Gives each port that has defined something of this address a domain of its own.
+    /// Gives each port of this address that has definitions its own domain.
     fn split(&mut self, address: DomainKey) {
         let (shared, _) = self.take(address);
         let ports: HashSet<u16> = shared.definitions.iter().map(|definition| definition.port).collect();
@@ -206,7 +209,7 @@ impl TemplateMemory {
         }
     }
 
-    /// Notes at the domain of the address that this port has one of its own. Of too many the oldest goes.
+    /// Lists this port in the domain of its address. The oldest ports beyond the limit are forgotten.
     fn list_port(&mut self, key: DomainKey, port: u16) {
         let address = DomainKey { port: None, ..key };
         let (mut domain, _) = self.take(address);
@@ -220,7 +223,7 @@ impl TemplateMemory {
         self.domains.put(address, domain);
     }
 
-    /// The same for another collector, of whose addresses none has got anything.
+    /// A copy for another collector, none of whose addresses has got anything.
     #[must_use]
     pub fn copied(&self) -> Self {
         let mut copy = self.clone();
@@ -228,44 +231,44 @@ impl TemplateMemory {
         copy
     }
 
-    /// Forgets the exporter that has defined nothing for longest; false if there is none.
+    /// Forgets the exporter whose last definition is oldest; false if there is none.
     pub fn forget_oldest(&mut self) -> bool {
         let oldest = self.domains.peek_lru().map(|(key, _)| *key);
         oldest.is_some_and(|key| !self.take(key).0.is_empty())
     }
 
-    /// Forgets the options data of the exporter that has sent none for longest; false if there is none.
+    /// Forgets the options data of the exporter whose last options data are oldest; false if there is none.
     pub fn forget_oldest_options(&mut self) -> bool {
         let oldest = self.options.pop_lru();
         self.option_bytes -= oldest.as_ref().map_or(0, |(_, options)| options.bytes());
         oldest.is_some()
     }
 
-    /// All templates, to keep them over a restart: the exporter that has defined nothing for longest first.
+    /// All templates, to store them for a restart: the exporter whose last definition is oldest first.
     pub fn kept_templates(&self) -> impl Iterator<Item = Kept> {
         let defining = self.domains.iter().rev().filter(|(_, domain)| !domain.definitions.is_empty());
         defining.map(|(key, domain)| Kept::of_templates(*key, &domain.definitions))
     }
 
-    /// All options data with their templates, to keep them over a restart: the exporter that has sent none for longest
-    /// first.
+    /// All options data with their templates, to store them for a restart: the exporter whose last options
+    /// data are oldest first.
     pub fn kept_options(&self) -> impl Iterator<Item = Kept> {
         let with_domain = |(key, options)| Some((key, self.domains.peek(key)?, options));
         let all = self.options.iter().rev().filter_map(with_domain);
         all.map(|(key, domain, options)| Kept::of_options(*key, &domain.definitions, options))
     }
 
-    /// Learns the templates that were kept, in the order of [`Self::kept_templates`]; malformed parts are ignored.
+    /// Restores stored templates, in the order of [`Self::kept_templates`]. Malformed parts are ignored.
     pub fn restore_templates(&mut self, kept: &Kept) {
         let (mut domain, options) = self.take(kept.key());
         domain.revision = domain.revision.saturating_add(1);
         for (port, template) in kept.templates() {
-            domain.definitions.follow(&Change::Defined(template), port, domain.revision);
+            domain.definitions.follow(&TemplateChange::Defined(template), port, domain.revision);
         }
         self.put(kept.key(), domain, options);
     }
 
-    /// Learns the options data that were kept, as far as their templates are known as they were then.
+    /// Restores stored options data if their templates are unchanged.
     pub fn restore_options(&mut self, kept: &Kept) {
         let (mut domain, mut options) = self.take(kept.key());
         domain.revision = domain.revision.saturating_add(1);
@@ -281,7 +284,7 @@ impl TemplateMemory {
         self.put(kept.key(), domain, options);
     }
 
-    /// The domains of which the recipient at this place, of this generation, has got everything.
+    /// The domains of which the recipient at this place, in this generation, has got everything.
     pub fn complete(&self, place: usize, generation: u64) -> impl Iterator<Item = KeptDomain> {
         let is_complete = move |domain: &Domain| {
             let progress = domain.progress.get(place);
@@ -291,32 +294,32 @@ impl TemplateMemory {
         complete.map(|(key, _)| KeptDomain::new(*key))
     }
 
-    /// Notes that `recipient` has got everything of this domain, as an earlier run saw to.
+    /// Records that `recipient` got everything of this domain in an earlier run.
     pub fn restore_complete(&mut self, kept: &KeptDomain, recipient: &Recipient) {
         let Some(domain) = self.domains.peek_mut(&kept.key()) else { return };
         if let Some(progress) = domain.progress.get_mut(recipient.place) {
-            *progress = Progress::complete(recipient, domain.revision);
+            *progress = RecipientProgress::complete(recipient, domain.revision);
         }
     }
 
-    /// Domains with templates.
+    /// Number of domains with templates.
     pub fn len(&self) -> usize {
         self.domains.iter().filter(|(_, domain)| !domain.definitions.is_empty()).count()
     }
 
-    /// Whether no template is known.
+    /// True if no template is known.
     pub fn is_empty(&self) -> bool {
         self.domains.is_empty()
     }
 
-    /// Bytes that templates take, and bytes that options data take, by the memory's own account.
+    /// Bytes of templates and bytes of options data, as accounted here.
     pub fn bytes(&self) -> (usize, usize) {
         (self.template_bytes, self.option_bytes)
     }
 }
 
 impl fmt::Debug for TemplateMemory {
-    /// Shows how much is known, never what.
+    /// Shows the number of domains and bytes, never their contents.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TemplateMemory")
             .field("domains", &self.domains.len())
@@ -326,7 +329,7 @@ impl fmt::Debug for TemplateMemory {
     }
 }
 
-/// The domain of a datagram, whatever its port, and its sets; `None` if it needs no templates.
+/// The domain of a datagram for all ports, and its sets; `None` if its format has no templates.
 pub(super) fn domain_of<'a>(datagram: &Datagram<'a>) -> Option<(DomainKey, Sets<'a>)> {
     let sets = Sets::of(datagram.payload)?;
     let header = Header::parse(datagram.payload)?;
@@ -334,9 +337,9 @@ pub(super) fn domain_of<'a>(datagram: &Datagram<'a>) -> Option<(DomainKey, Sets<
 }
 
 /// The id that `change` defines.
-pub(super) fn defined(change: Change<'_>) -> Option<u16> {
+pub(super) fn defined(change: TemplateChange<'_>) -> Option<u16> {
     match change {
-        Change::Defined(template) => Some(template.id),
-        Change::Withdrawn(_) | Change::AllWithdrawn { .. } => None,
+        TemplateChange::Defined(template) => Some(template.id),
+        TemplateChange::Withdrawn(_) | TemplateChange::AllWithdrawn { .. } => None,
     }
 }

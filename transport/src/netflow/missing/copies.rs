@@ -1,33 +1,35 @@
 //! Recognizes datagrams that arrive twice.
 //!
-//! A copy has the number and the bytes of a datagram that was heard before. A datagram with a number that was heard before and
-//! other bytes is no copy: it is of another counter, or the exporter has restarted.
+//! A copy has the number and the bytes of an earlier datagram. A datagram with an earlier number and other
+//! bytes is no copy: it belongs to another counter, or the exporter has restarted.
 
 use crate::limits::SEQUENCE_WINDOW;
 
-/// Bytes of a datagram that are compared: its header with time and number, and some flows.
+/// Number of compared bytes of a datagram: its header with time and number, and some flows.
 const COMPARED: usize = 128;
 
-/// This many equal datagrams in a row are no copies: the exporter's header never changes.
+/// Maximum number of equal datagrams in a row that count as copies. With more, the exporter's header never
+/// changes.
 const EQUAL_MAX: u32 = 3;
 
-/// Datagrams compared at least, even if the number is the expected one: a network that doubles datagrams sends the copy soon.
+/// Number of datagrams that are compared even if the number is the expected one. A network that duplicates
+/// datagrams delivers the copy soon.
 const LATEST: usize = 8;
 
 /// Checksums of the last [`SEQUENCE_WINDOW`] datagrams.
 #[derive(Clone, Debug, Default)]
 pub(in crate::netflow) struct Copies {
     checksums: Vec<u32>,
-    /// The place of the oldest once all places are used.
+    /// The place of the oldest checksum once all places are used.
     oldest: usize,
     last: u32,
-    /// Number of times that the last one arrived in a row.
+    /// Number of times that the last datagram arrived in a row.
     equal: u32,
 }
 
 impl Copies {
-    /// Returns true if `payload` is a copy of a datagram that was heard before, else remembers it. `is_expected` means that its number
-    /// is the next one, so that only one of the last few can be its original.
+    /// Returns true if `payload` is a copy of an earlier datagram, else remembers it. `is_expected` means
+    /// that its number is the next one, so only one of the last few can be its original.
     pub(in crate::netflow) fn note(&mut self, payload: &[u8], is_expected: bool) -> bool {
         let checksum = crc32c::crc32c(payload.get(..COMPARED).unwrap_or(payload));
         self.equal = if self.last == checksum { self.equal.saturating_add(1) } else { 1 };

@@ -1,8 +1,8 @@
 //! Follows the numbers of one exporter by one way of counting.
 //!
-//! Numbers that do not continue a run of numbers begin another run. So a restart needs no special case: the old run falls
-//! silent. Two counters behind one address and port need none either: both runs continue. A run counts once some of its numbers
-//! are consecutive; a stray number changes nothing.
+//! A number that does not continue a run of numbers begins another run. So a restart needs no special case:
+//! the old run falls silent. Two counters behind one address and port need none either: both runs continue. A
+//! run counts once some of its numbers are consecutive. A stray number changes nothing.
 //!
 //! | a number | is |
 //! |---|---|
@@ -13,49 +13,49 @@
 //! | heard before, with other contents | of another run |
 
 use crate::limits::{EXPORTER_RATE_MAX, JUMP_RATE_FACTOR_MAX, SEQUENCE_RUNS, SEQUENCE_WINDOW};
-use crate::netflow::missing::holes::Range;
-use crate::netflow::missing::track::{Heard, Jump, Relation, Standing, Track};
-use crate::netflow::missing::way::Place;
+use crate::netflow::missing::holes::NumberRange;
+use crate::netflow::missing::track::{Confirmation, Heard, Jump, Relation, Track};
+use crate::netflow::missing::way::DatagramRange;
 
 /// Numbers that have to follow the first one of a run before it counts.
 const CONFIRMED_AFTER: u8 = 2;
 
-/// The same for a run that may consist of late datagrams.
+/// Numbers that have to follow the first one if all datagrams of the run may be late.
 const LATE_CONFIRMED_AFTER: u8 = 5;
 
 /// A run may jump over a gap of at most this many units if another run has heard the number.
-const GAP_BESIDE_ANOTHER: u64 = 64;
+const GAP_NEXT_TO_ANOTHER: u64 = 64;
 
 /// The fit of a number to those before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fit {
-    /// It is next to one that was heard.
+    /// It is adjacent to a number that was heard.
     Yes,
     /// It is after a gap.
     No,
-    /// It is of no run that is known.
+    /// It belongs to no known run.
     Stray,
-    /// It is next to none, and before others that were heard.
+    /// It is adjacent to none, and before others that were heard.
     Reordered,
-    /// None was expected.
+    /// No number was expected.
     Unknown,
 }
 
 /// The runs of numbers of one exporter.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Counter {
-    /// At most [`SEQUENCE_RUNS`], from the one heard last to the one unheard longest.
+pub(super) struct SequenceCounter {
+    /// At most [`SEQUENCE_RUNS`], from the one heard last to the one silent longest.
     tracks: Vec<Track>,
-    /// Missing in runs that are no longer followed.
+    /// Missing units of runs that are no longer followed.
     settled: u64,
     returns: u32,
     datagrams: usize,
     next_id: u32,
 }
 
-impl Counter {
+impl SequenceCounter {
     /// Follows a datagram at `place`. At most `most` holes of each run stay open.
-    pub(super) fn note(&mut self, place: Place, heard: Heard, most: usize) -> Fit {
+    pub(super) fn note(&mut self, place: DatagramRange, heard: Heard, most: usize) -> Fit {
         self.datagrams = self.datagrams.wrapping_add(1);
         if let [track] = self.tracks.as_mut_slice()
             && let Some(start) = place.start
@@ -116,7 +116,7 @@ impl Counter {
         self.tracks.iter().map(Track::hole_bytes).sum()
     }
 
-    /// Follows numbers that are higher by `offset` from now on.
+    /// Moves all runs by `offset`.
     pub(super) fn shift(&mut self, offset: u32) {
         self.tracks.iter_mut().for_each(|track| track.shift(offset));
     }
@@ -134,19 +134,19 @@ impl Counter {
         }
     }
 
-    /// The run to which a datagram belongs, and how.
+    /// The run to which a datagram belongs, and its position there.
     fn choose(&self, start: u32, end: Option<u32>, heard: Heard) -> Option<(usize, Relation)> {
         let relations = || self.tracks.iter().map(|track| track.relation(start, end));
         let is_heard = || {
-            let mut beside = self.tracks.iter().zip(relations());
-            beside.any(|(track, relation)| track.is_confirmed() && relation == Relation::Heard)
+            let mut pairs = self.tracks.iter().zip(relations());
+            pairs.any(|(track, relation)| track.is_confirmed() && relation == Relation::Heard)
         };
         let ranked =
             self.tracks.iter().zip(relations()).enumerate().filter_map(|(index, (track, relation))| {
                 let tentative = u8::from(!track.is_confirmed());
                 let plausible = |by: u32| {
                     let gap = u64::from(by);
-                    gap <= track.plausible_jump(heard) && (gap <= GAP_BESIDE_ANOTHER || !is_heard())
+                    gap <= track.plausible_jump(heard) && (gap <= GAP_NEXT_TO_ANOTHER || !is_heard())
                 };
                 let rank = match relation {
                     Relation::Next => (tentative, 0),
@@ -188,7 +188,7 @@ impl Counter {
                 Fit::Unknown
             }
             Relation::Late => {
-                let ends = end.map_or(0, |end| track.fill(Range { start, end }, heard, most));
+                let ends = end.map_or(0, |end| track.fill(NumberRange { start, end }, heard, most));
                 if ends > 0 { Fit::Yes } else { Fit::Reordered }
             }
             _ if end.is_none() => Fit::Unknown,
@@ -222,12 +222,12 @@ impl Counter {
             }
             return fit;
         }
-        // It does not follow the one before: they were reordered.
+        // It does not follow the previous one: they were reordered.
         self.absorb_earlier(id, most);
         match self.choose(start, end, heard) {
             Some((index, Relation::Early(_))) => {
                 let datagrams = self.datagrams;
-                let earlier = Track::new(id, Standing::Confirmed, start, end, heard);
+                let earlier = Track::new(id, Confirmation::Confirmed, start, end, heard);
                 let Some(track) = self.tracks.get_mut(index) else { return Fit::Unknown };
                 track.touch(datagrams);
                 let is_next = earlier.is_followed_by(track);
@@ -242,9 +242,9 @@ impl Counter {
     /// Begins a run.
     fn begin(&mut self, start: u32, end: Option<u32>, heard: Heard) -> Fit {
         let (standing, fit) = if self.tracks.is_empty() {
-            (Standing::Confirmed, Fit::Unknown)
+            (Confirmation::Confirmed, Fit::Unknown)
         } else {
-            (Standing::Tentative(0), Fit::Stray)
+            (Confirmation::Tentative(0), Fit::Stray)
         };
         let from = self.tracks.iter().filter(|track| track.is_confirmed()).find_map(|track| {
             match track.relation(start, end) {
@@ -261,7 +261,7 @@ impl Counter {
         fit
     }
 
-    /// Continues with a datagram of which only the end is known.
+    /// Continues with a datagram of which only the end of the range is known.
     fn go_on_to(&mut self, end: Option<u32>, heard: Heard) -> Fit {
         let Some(end) = end else { return Fit::Unknown };
         if self.tracks.is_empty() {
@@ -286,18 +286,18 @@ impl Counter {
         }
     }
 
-    /// Counts a number that followed in the run heard last, if that is not confirmed yet.
+    /// Counts a consecutive number of the run heard last, if that is not confirmed yet.
     fn confirm(&mut self, heard: Heard) {
         let Some(track) = self.tracks.first() else { return };
-        let Standing::Tentative(followed) = track.standing else { return };
+        let Confirmation::Tentative(followed) = track.standing else { return };
         let enough = if track.may_precede.is_some() { LATE_CONFIRMED_AFTER } else { CONFIRMED_AFTER };
         let is_confirmed = followed + 1 >= enough;
         let jump = track.jump.filter(|jump| self.is_possible(*jump, heard));
         let Some(track) = self.tracks.first_mut() else { return };
         if is_confirmed {
-            (track.standing, track.jump, track.may_precede) = (Standing::Confirmed, jump, None);
+            (track.standing, track.jump, track.may_precede) = (Confirmation::Confirmed, jump, None);
         } else {
-            track.standing = Standing::Tentative(followed + 1);
+            track.standing = Confirmation::Tentative(followed + 1);
         }
     }
 
@@ -309,7 +309,8 @@ impl Counter {
         })
     }
 
-    /// Applies the progress of the run heard last: jumps from it were no losses, and runs that touch it are part of it.
+    /// Applies the progress of the run heard last. Jumps from it were no losses, and adjacent runs are part
+    /// of it.
     fn note_progress(&mut self, most: usize) {
         let Some(track) = self.tracks.first() else { return };
         let id = track.id;
@@ -323,7 +324,7 @@ impl Counter {
         self.absorb_following(most);
     }
 
-    /// Puts the run that may be the beginning of the run `id` in front of it.
+    /// Prepends the run that may be the beginning of the run `id`.
     fn absorb_earlier(&mut self, id: u32, most: usize) {
         let Some(place) = self.tracks.iter().position(|earlier| earlier.may_precede == Some(id)) else {
             return;
@@ -355,7 +356,7 @@ impl Counter {
         }
     }
 
-    /// Makes room for a run: a tentative one goes first.
+    /// Makes room for a run. Tentative runs are retired first.
     fn make_room(&mut self) {
         if self.tracks.len() >= SEQUENCE_RUNS {
             let last = self.tracks.len() - 1;
@@ -371,7 +372,7 @@ impl Counter {
     }
 }
 
-/// Units that are missing in a run, or before it.
+/// Missing units in a run and before it.
 fn missing_of(track: &Track) -> u64 {
     track.missing().saturating_add(track.jump.map_or(0, |jump| u64::from(jump.length)))
 }

@@ -1,13 +1,13 @@
 //! Ways of counting that share one counter.
 
 use crate::netflow::export::ExportFormat;
-use crate::netflow::missing::counter::Counter;
-use crate::netflow::missing::way::{Place, Way};
+use crate::netflow::missing::counter::SequenceCounter;
+use crate::netflow::missing::way::{DatagramRange, Way};
 
-/// A way of counting that needs several runs of numbers at a time must fit this many numbers more for each of them.
+/// Extra numbers that a way of counting must fit for each run that continued after another one.
 const RETURN_COST: i64 = 4;
 
-/// Ways of counting of a format, at most.
+/// Maximum number of ways of counting of one format.
 const WAYS_MAX: usize = 16;
 
 /// A set of ways of counting: one bit for each place in the format's list.
@@ -22,7 +22,7 @@ impl Ways {
         (0..WAYS_MAX).filter(move |place| self.0 & (1 << place) != 0)
     }
 
-    /// The place of the first one.
+    /// The place of the first way.
     pub(super) fn first(self) -> Option<usize> {
         self.iter().next()
     }
@@ -38,23 +38,30 @@ impl Ways {
     }
 }
 
-/// Ways of counting that agree on all datagrams so far, except for a constant. The first one of them is followed.
+/// Ways of counting that agree on all datagrams so far, except for a constant. The counter follows the first
+/// of them.
 #[derive(Clone, Debug)]
 pub(super) struct Group {
     /// Bits of places in the list of ways.
     pub(super) ways: Ways,
     /// Lead of each way over the first one, known after the first datagram.
     offsets: Option<[u32; WAYS_MAX]>,
-    pub(super) counter: Counter,
-    /// Numbers that fitted, less those that followed no run.
+    pub(super) counter: SequenceCounter,
+    /// Numbers that fitted, minus those that followed no run.
     pub(super) fits: i64,
 }
 
 impl Group {
-    /// All ways in which exporters of `format` may count: before the first datagram they agree. `None` if there are none.
+    /// All ways of counting of `format`, which agree before the first datagram. `None` if the format has no
+    /// numbers.
     pub(super) fn all(format: ExportFormat) -> Option<Self> {
         let bits = Way::all(format).iter().fold(0_u16, |bits, _| bits << 1 | 1);
-        (bits != 0).then_some(Self { ways: Ways(bits), offsets: None, counter: Counter::default(), fits: 0 })
+        (bits != 0).then_some(Self {
+            ways: Ways(bits),
+            offsets: None,
+            counter: SequenceCounter::default(),
+            fits: 0,
+        })
     }
 
     /// Lead of the way at `place` over the one that is followed.
@@ -62,8 +69,8 @@ impl Group {
         self.offsets.and_then(|offsets| offsets.get(place).copied()).unwrap_or_default()
     }
 
-    /// Removes the ways that place a datagram differently than their offset says. Returns them in a group of their own.
-    pub(super) fn split_off(&mut self, place: impl Fn(usize) -> Option<Place>) -> Option<Self> {
+    /// Removes the ways that contradict their offset, and returns them as a new group.
+    pub(super) fn split_off(&mut self, place: impl Fn(usize) -> Option<DatagramRange>) -> Option<Self> {
         let mut members = self.ways.iter();
         let first = members.next().and_then(&place);
         let offset = |member: usize| place(member)?.offset_from(first?);
@@ -78,7 +85,7 @@ impl Group {
         Some(self.apart(others, offsets.get(other).copied().unwrap_or_default()))
     }
 
-    /// Some of the ways in a group of their own, the first of which is ahead by `offset`.
+    /// A new group of some of the ways, the first of which is ahead by `offset`.
     fn apart(&self, ways: Ways, offset: u32) -> Self {
         let mut apart = Self { ways, ..self.clone() };
         apart.counter.shift(offset);

@@ -1,24 +1,24 @@
-//! Ranges of numbers that were skipped and may still arrive.
+//! Ranges of numbers that are missing and may still arrive.
 //!
-//! As in an anti-replay window (RFC 4303, 3.4.3; RFC 6479) numbers may arrive in any order within a window. The window is
-//! measured in datagrams heard, as numbers may count records: a hole closes for good once [`SEQUENCE_WINDOW`] further
-//! datagrams were heard. One that is being filled stays open.
+//! As in an anti-replay window (RFC 4303, 3.4.3; RFC 6479), numbers may arrive in any order within a window.
+//! The window is measured in received datagrams, because numbers may count records. A hole closes after
+//! [`SEQUENCE_WINDOW`] further datagrams. A fill restarts its window.
 
 use crate::limits::SEQUENCE_WINDOW;
 
 /// The numbers from `start` up to `end`, modulo 2^32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Range {
+pub(super) struct NumberRange {
     pub(super) start: u32,
     pub(super) end: u32,
 }
 
-impl Range {
+impl NumberRange {
     pub(super) fn len(self) -> u32 {
         self.end.wrapping_sub(self.start)
     }
 
-    /// The same with `offset` added to all numbers.
+    /// This range, moved by `offset`.
     pub(super) fn shifted(self, offset: u32) -> Self {
         Self { start: self.start.wrapping_add(offset), end: self.end.wrapping_add(offset) }
     }
@@ -32,8 +32,8 @@ impl Range {
 
 #[derive(Clone, Copy, Debug)]
 struct Hole {
-    range: Range,
-    /// The count of datagrams when it was opened or filled last.
+    range: NumberRange,
+    /// The count of datagrams when it was last opened or filled.
     touched: usize,
 }
 
@@ -47,8 +47,9 @@ impl Holes {
         self.0.capacity() * size_of::<Hole>()
     }
 
-    /// Opens a hole when `datagrams` were heard; beyond `most` holes the one untouched longest closes.
-    pub(super) fn open(&mut self, range: Range, datagrams: usize, most: usize) {
+    /// Opens a hole after `datagrams` datagrams. With more than `most` holes, the one untouched longest
+    /// closes.
+    pub(super) fn open(&mut self, range: NumberRange, datagrams: usize, most: usize) {
         if range.len() > 0 {
             let surplus = (self.0.len() + 1).saturating_sub(most);
             self.0.drain(..surplus.min(self.0.len()));
@@ -66,23 +67,26 @@ impl Holes {
     }
 
     /// True if all of `range` is in a hole.
-    pub(super) fn contains(&self, range: Range) -> bool {
+    pub(super) fn contains(&self, range: NumberRange) -> bool {
         self.0.iter().any(|hole| hole.range.contains(range))
     }
 
-    /// Fills `range`, which is in a hole, when `datagrams` were heard. Returns how many ends of the hole it reaches, 0 to 2;
-    /// `None` if it is in no hole.
-    pub(super) fn fill(&mut self, range: Range, datagrams: usize, most: usize) -> Option<u32> {
+    /// Fills `range` after `datagrams` datagrams. Returns the number of ends of its hole that it reaches, 0
+    /// to 2; `None` if it is in no hole.
+    pub(super) fn fill(&mut self, range: NumberRange, datagrams: usize, most: usize) -> Option<u32> {
         let place = self.0.iter().position(|hole| hole.range.contains(range))?;
         let hole = self.0.remove(place).range;
-        let rest = [Range { start: hole.start, end: range.start }, Range { start: range.end, end: hole.end }];
+        let rest = [
+            NumberRange { start: hole.start, end: range.start },
+            NumberRange { start: range.end, end: hole.end },
+        ];
         for rest in rest {
             self.open(rest, datagrams, most);
         }
         Some(rest.iter().map(|rest| u32::from(rest.len() == 0)).sum())
     }
 
-    /// Takes over the holes of another run, in which `datagrams` were heard.
+    /// Adds the holes of another run after `datagrams` datagrams.
     pub(super) fn adopt(&mut self, other: &Self, datagrams: usize, most: usize) {
         for hole in &other.0 {
             self.open(hole.range, datagrams, most);
@@ -96,7 +100,7 @@ impl Holes {
         }
     }
 
-    /// Closes all.
+    /// Closes all holes.
     pub(super) fn close(&mut self) {
         self.0 = Vec::new();
     }
@@ -106,12 +110,12 @@ impl Holes {
 mod tests {
     use super::*;
 
-    fn range(start: u32, end: u32) -> Range {
-        Range { start, end }
+    fn range(start: u32, end: u32) -> NumberRange {
+        NumberRange { start, end }
     }
 
     #[test]
-    fn a_fill_leaves_what_is_around_it() {
+    fn a_fill_leaves_the_rest_of_the_hole() {
         let mut holes = Holes::default();
         holes.open(range(10, 20), 0, 8);
         assert_eq!(holes.fill(range(12, 14), 1, 8), Some(0));

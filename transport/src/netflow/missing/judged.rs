@@ -8,13 +8,14 @@ const JUDGED_AT_ONCE: u32 = 32;
 /// Numbers that are enough to judge.
 const JUDGED_AFTER: u32 = 16;
 
-/// Numbers make sense if one of this many fits: with nine of ten datagrams lost, one of ten fits.
+/// Numbers make sense if at least one of this many fits. With nine of ten datagrams lost, one of ten fits.
 const FITS_OF: u32 = 16;
 
-/// Numbers also make sense if at most this many times as much is missing as was heard: with every second datagram lost, none fits.
+/// Numbers also make sense if the missing units are at most this many times the received ones. With every
+/// second datagram lost, none fits.
 const MISSING_OF_HEARD: u64 = 8;
 
-/// Numbers heard since the last judgement.
+/// Numbers since the last judgement.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Judged {
     numbers: u32,
@@ -31,7 +32,7 @@ pub(super) struct Judged {
 
 /// The judgement about numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum SequenceVerdict {
     /// They make sense.
     Sound,
     /// They make sense, but less than half of them fit.
@@ -41,12 +42,12 @@ pub(super) enum Verdict {
 }
 
 impl Judged {
-    /// Begins when `missing` units are missing.
+    /// Starts a judgement while `missing` units are missing.
     pub(super) fn starting_at(missing: u64) -> Self {
         Self { missing_before: missing, ..Self::default() }
     }
 
-    /// Notes how well the number of a datagram of this many `units` fitted. True if there is enough to judge.
+    /// Adds the fit of a datagram of `units` units. True if there are enough numbers to judge.
     pub(super) fn note(&mut self, fit: Fit, units: u32) -> bool {
         if fit == Fit::Unknown {
             self.unknown = self.unknown.saturating_add(1);
@@ -63,7 +64,7 @@ impl Judged {
         self.numbers >= JUDGED_AFTER
     }
 
-    /// True if the next numbers belong to the next judgement.
+    /// True if the next number begins the next judgement.
     pub(super) fn is_done(&self) -> bool {
         self.numbers >= JUDGED_AT_ONCE
     }
@@ -73,12 +74,12 @@ impl Judged {
         self.unknown >= JUDGED_AT_ONCE
     }
 
-    /// Judges the numbers, now that `missing` units are missing.
-    pub(super) fn verdict(&self, missing: u64) -> Verdict {
+    /// Judges the numbers while `missing` units are missing.
+    pub(super) fn verdict(&self, missing: u64) -> SequenceVerdict {
         match (self.make_sense(missing), self.fits * 2 >= self.numbers) {
-            (false, _) => Verdict::Erratic,
-            (true, false) => Verdict::Doubtful,
-            (true, true) => Verdict::Sound,
+            (false, _) => SequenceVerdict::Erratic,
+            (true, false) => SequenceVerdict::Doubtful,
+            (true, true) => SequenceVerdict::Sound,
         }
     }
 

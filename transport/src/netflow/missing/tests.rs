@@ -1,4 +1,4 @@
-//! Each way of losing count, and the right figure.
+//! Each kind of loss and disorder, with the right figure.
 
 use core::time::Duration;
 
@@ -29,7 +29,8 @@ fn v9(numbers: impl IntoIterator<Item = u32>) -> Result<u64, Unusable> {
     after(ExportFormat::V9, numbers.into_iter().map(|number| (number, records(1)))).count()
 }
 
-/// The count after an exporter has sent these datagrams, each of which adds `adds` to its number, and some are lost.
+/// The count after an exporter has sent these datagrams, each of which adds `adds` to its number, and some
+/// are lost.
 fn counting(
     format: ExportFormat,
     datagrams: &[Contents],

@@ -1,18 +1,19 @@
-//! One run of numbers: all that one counter of an exporter has counted since it was first heard.
+//! One run of numbers: everything that one counter of an exporter has counted since its first datagram.
 
 use core::time::Duration;
 
 use crate::datagram::{BootTime, Timestamp};
 use crate::limits::{JUMP_DATAGRAMS, JUMP_RATE_FACTOR, SEQUENCE_WINDOW};
-use crate::netflow::missing::holes::{Holes, Range};
+use crate::netflow::missing::holes::{Holes, NumberRange};
 
-/// A number that is further ahead than this, modulo 2^32, is behind.
+/// A number at least this far ahead, modulo 2^32, counts as behind.
 const AHEAD_MAX: u32 = 1 << 31;
 
-/// The rate of a run that lasts for less is not known.
+/// Minimum duration of a run for its rate to be known.
 const RATE_AFTER: Duration = Duration::from_secs(1);
 
-/// The moment at which a datagram was heard, by both clocks. While ingest waits for room, only the time of arrival advances.
+/// The moment at which a datagram was received, by both clocks. While ingest waits for room, only the time of
+/// arrival advances.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::netflow) struct Heard {
     pub(in crate::netflow) boot: BootTime,
@@ -27,37 +28,37 @@ impl Heard {
     }
 }
 
-/// Place of a datagram relative to a run.
+/// Position of a datagram relative to a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Relation {
-    /// Right after the last one.
+    /// Directly after the last datagram.
     Next,
-    /// After a datagram of unknown contents, by this much more than its number.
+    /// After a datagram of unknown contents; this far above its number.
     AfterUnknown(u32),
     /// In a hole.
     Late,
-    /// Among the numbers of the window, and adds nothing or an unknown amount.
+    /// Inside the window; adds nothing or an unknown amount.
     Neutral,
     /// After a gap.
     Ahead(u32),
-    /// Before the first one, by this much.
+    /// Before the first datagram, by this distance.
     Early(u32),
-    /// At a number of the window that was heard before.
+    /// At a number inside the window that was heard before.
     Heard,
     /// None of these.
     Outside,
 }
 
-/// The state of a run.
+/// The degree to which a run is confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum Confirmation {
     /// Enough numbers have followed each other.
     Confirmed,
     /// This many numbers have followed each other.
     Tentative(u8),
 }
 
-/// A forward jump from another run to this one, which is a loss if that run does not continue.
+/// A forward jump from another run to this one. It is a loss if that run does not continue.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Jump {
     /// The id of the run before the jump.
@@ -69,23 +70,23 @@ pub(super) struct Jump {
 #[derive(Clone, Debug)]
 pub(super) struct Track {
     pub(super) id: u32,
-    pub(super) standing: Standing,
-    /// The jump that led here, as long as it may be a loss.
+    pub(super) standing: Confirmation,
+    /// The jump to this run, as long as it may be a loss.
     pub(super) jump: Option<Jump>,
-    /// The run before which this one may belong, if its datagrams are late.
+    /// The run whose beginning this one may be, if its datagrams are late.
     pub(super) may_precede: Option<u32>,
-    /// True once it continued after another run was heard.
+    /// True once it has continued after another run was heard.
     pub(super) has_returned: bool,
-    /// The count of datagrams of all runs when this one was heard last.
+    /// The count of datagrams of all runs at the last datagram of this one.
     pub(super) touched: usize,
     /// The numbers from the lowest one heard to the one after the highest.
-    span: Range,
+    span: NumberRange,
     /// True if the datagram at the end of the span adds an unknown amount.
     is_open: bool,
     holes: Holes,
     missing: u64,
     datagrams: usize,
-    /// Units counted, lost ones among them.
+    /// Counted units, including lost ones.
     units: u64,
     first_heard: Heard,
     last_heard: Heard,
@@ -93,8 +94,8 @@ pub(super) struct Track {
 
 impl Track {
     /// A run that begins with a datagram at `start`.
-    pub(super) fn new(id: u32, standing: Standing, start: u32, end: Option<u32>, heard: Heard) -> Self {
-        let span = Range { start, end: end.unwrap_or(start) };
+    pub(super) fn new(id: u32, standing: Confirmation, start: u32, end: Option<u32>, heard: Heard) -> Self {
+        let span = NumberRange { start, end: end.unwrap_or(start) };
         Self {
             id,
             standing,
@@ -114,7 +115,7 @@ impl Track {
     }
 
     pub(super) fn is_confirmed(&self) -> bool {
-        self.standing == Standing::Confirmed
+        self.standing == Confirmation::Confirmed
     }
 
     pub(super) fn missing(&self) -> u64 {
@@ -142,8 +143,8 @@ impl Track {
         self.holes.close();
     }
 
-    /// True if `number` is close to those that were heard. Costs the same however many holes are open: a datagram from an unknown
-    /// port is compared with many exporters.
+    /// True if `number` is close to those that were heard. The cost is independent of the number of open
+    /// holes, because a datagram from an unknown port is compared with many exporters.
     pub(super) fn is_near(&self, number: u32, heard: Heard) -> bool {
         let ahead = number.wrapping_sub(self.span.end);
         if ahead < AHEAD_MAX {
@@ -156,7 +157,7 @@ impl Track {
         self.datagrams <= SEQUENCE_WINDOW && u64::from(early) <= self.window()
     }
 
-    /// Returns the place of a datagram that begins at `start`.
+    /// The position of a datagram that begins at `start`.
     pub(super) fn relation(&self, start: u32, end: Option<u32>) -> Relation {
         let ahead = start.wrapping_sub(self.span.end);
         if ahead < AHEAD_MAX {
@@ -170,7 +171,7 @@ impl Track {
         let Some(end) = end else {
             return if self.spans(start) && is_recent { Relation::Neutral } else { Relation::Outside };
         };
-        if self.holes.contains(Range { start, end }) {
+        if self.holes.contains(NumberRange { start, end }) {
             return Relation::Late;
         }
         if self.spans(start) {
@@ -193,7 +194,7 @@ impl Track {
         number.wrapping_sub(self.span.start) < self.span.len()
     }
 
-    /// Units of a datagram, on average.
+    /// Average units of a datagram.
     fn units_per_datagram(&self) -> u64 {
         let datagrams = u64::try_from(self.datagrams).unwrap_or(u64::MAX);
         self.units.checked_div(datagrams).unwrap_or_default().max(1)
@@ -220,15 +221,16 @@ impl Track {
         Some(u64::try_from(units).unwrap_or(u64::MAX))
     }
 
-    /// The time from the first datagram to the last one. A clock that was set in between makes it no longer.
+    /// The time from the first datagram to the last one. The shorter time of both clocks: one may have been
+    /// set meanwhile.
     fn lasted(&self) -> Duration {
         let boot = self.last_heard.boot.since(self.first_heard.boot).unwrap_or_default();
         let arrival = self.last_heard.arrival.since(self.first_heard.arrival);
         if boot.is_zero() || arrival.is_zero() { boot.max(arrival) } else { boot.min(arrival) }
     }
 
-    /// The longest jump that is a loss if the run does not continue where it was: the amount that is possible in the time
-    /// before `heard`. If its rate is not known, `datagrams` a second are possible.
+    /// The longest jump that is a loss if the run does not continue where it was: the possible amount in the
+    /// time before `heard`. If its rate is unknown, `datagrams` datagrams a second are possible.
     pub(super) fn possible_jump(&self, heard: Heard, factor: u64, datagrams: u64) -> u64 {
         let time = heard.since(self.last_heard).max(RATE_AFTER);
         let possible = match self.units_in(time) {
@@ -243,11 +245,12 @@ impl Track {
         let before = self.span.end;
         let start = before.wrapping_add(gap);
         self.missing = self.missing.saturating_add(u64::from(gap));
-        self.holes.open(Range { start: before, end: start }, self.touched, most);
+        self.holes.open(NumberRange { start: before, end: start }, self.touched, most);
         self.move_end(start, end, heard);
     }
 
-    /// Continues with a datagram at `start` after one of unknown contents, so that a gap between them cannot be seen.
+    /// Continues with a datagram at `start` after one of unknown contents. A gap between them stays
+    /// undetected.
     pub(super) fn go_on_at(&mut self, start: u32, end: Option<u32>, heard: Heard) {
         self.move_end(start, end, heard);
     }
@@ -268,8 +271,8 @@ impl Track {
         self.note(heard);
     }
 
-    /// Fills a hole. Returns how many of its ends the datagram reaches.
-    pub(super) fn fill(&mut self, range: Range, heard: Heard, most: usize) -> u32 {
+    /// Fills a hole. Returns the number of its ends that the datagram reaches.
+    pub(super) fn fill(&mut self, range: NumberRange, heard: Heard, most: usize) -> u32 {
         self.note(heard);
         let Some(ends) = self.holes.fill(range, self.touched, most) else { return 0 };
         self.missing = self.missing.saturating_sub(u64::from(range.len()));
@@ -281,15 +284,16 @@ impl Track {
         self.last_heard = heard;
     }
 
-    /// Closes the holes that are too old when `datagrams` of all runs were heard.
+    /// Notes that `datagrams` datagrams of all runs were heard, and closes the holes that are too old by
+    /// then.
     pub(super) fn touch(&mut self, datagrams: usize) {
         self.touched = datagrams;
         self.holes.close_old(datagrams);
     }
 
-    /// Puts `earlier`, which ends at or before the start of this run, in front of it.
+    /// Prepends `earlier`, which ends at or before the start of this run.
     pub(super) fn prepend(&mut self, earlier: &Self, most: usize) {
-        let gap = Range { start: earlier.span.end, end: self.span.start };
+        let gap = NumberRange { start: earlier.span.end, end: self.span.start };
         self.missing = self.missing.saturating_add(earlier.missing).saturating_add(u64::from(gap.len()));
         self.holes.adopt(&earlier.holes, self.touched, most);
         self.holes.open(gap, self.touched, most);
@@ -298,7 +302,7 @@ impl Track {
         self.units = self.units.saturating_add(earlier.units).saturating_add(u64::from(gap.len()));
     }
 
-    /// Continues with all of `later`, which starts where this run ends.
+    /// Appends `later`, which starts where this run ends.
     pub(super) fn append(&mut self, later: &Self, most: usize) {
         self.missing = self.missing.saturating_add(later.missing);
         self.holes.adopt(&later.holes, self.touched, most);

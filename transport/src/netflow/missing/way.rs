@@ -1,8 +1,11 @@
 //! The ways in which exporters count.
 //!
-//! Each format has the way of its standard first. The others were met in the field: older versions of softflowd count flows
-//! in NetFlow v9, softflowd 1.1 has an IPFIX number that includes the records of its own message, some exporters count
-//! template records or leave options out, and some do not count at all.
+//! Each format lists the way of its standard first. The others occur in the field:
+//!
+//! - older versions of softflowd count flows in NetFlow v9,
+//! - the IPFIX number of softflowd 1.1 includes the records of its own message,
+//! - some exporters count template records, or leave options out,
+//! - some do not count at all.
 
 use crate::netflow::contents::Contents;
 use crate::netflow::export::ExportFormat;
@@ -34,20 +37,20 @@ pub(super) struct Way {
 
 /// A datagram's range in a count, modulo 2^32. One end may be unknown, never both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct DatagramRange {
     /// The count before the datagram.
     pub(super) start: Option<u32>,
     /// The count after it.
     pub(super) end: Option<u32>,
 }
 
-impl Place {
+impl DatagramRange {
     /// True if both ends are known.
     pub(super) fn is_known(self) -> bool {
         self.start.is_some() && self.end.is_some()
     }
 
-    /// Lead of this place over `other`, if both have the same length or are open at the same end.
+    /// Distance from `other` to this range, if both have the same length or are open at the same end.
     pub(super) fn offset_from(self, other: Self) -> Option<u32> {
         let offset =
             |own: Option<u32>, other: Option<u32>| own.zip(other).map(|(own, other)| own.wrapping_sub(other));
@@ -57,7 +60,7 @@ impl Place {
         (is_alike && (start.is_none() || end.is_none() || start == end)).then_some(start.or(end)?)
     }
 
-    /// Units of the datagram; 0 if they are not known.
+    /// Units of the datagram; 0 if unknown.
     pub(super) fn len(self) -> u32 {
         self.start.zip(self.end).map_or(0, |(start, end)| end.wrapping_sub(start))
     }
@@ -115,7 +118,7 @@ const IPFIX_WAYS: [Way; 10] = [
 const SFLOW_WAYS: [Way; 2] = [before(Unit::Datagrams), before(Unit::Nothing)];
 
 impl Way {
-    /// The ways that exporters of `format` may count in, that of its standard first; none if it has no numbers.
+    /// The ways of counting of `format`, that of its standard first; empty if the format has no numbers.
     pub(super) fn all(format: ExportFormat) -> &'static [Self] {
         match format {
             ExportFormat::V5 | ExportFormat::V7 | ExportFormat::V8 => &FLOW_WAYS,
@@ -126,17 +129,17 @@ impl Way {
         }
     }
 
-    /// Returns the place of a datagram with this number.
-    pub(super) fn place(self, number: u32, contents: &Contents) -> Place {
+    /// The range of a datagram with this number.
+    pub(super) fn place(self, number: u32, contents: &Contents) -> DatagramRange {
         let adds = self.adds(contents);
         if self.includes_own {
-            Place { start: adds.map(|adds| number.wrapping_sub(adds)), end: Some(number) }
+            DatagramRange { start: adds.map(|adds| number.wrapping_sub(adds)), end: Some(number) }
         } else {
-            Place { start: Some(number), end: adds.map(|adds| number.wrapping_add(adds)) }
+            DatagramRange { start: Some(number), end: adds.map(|adds| number.wrapping_add(adds)) }
         }
     }
 
-    /// Returns the amount that a datagram adds to the count; `None` if its contents are not known.
+    /// The amount that a datagram adds to the count; `None` if its contents are unknown.
     fn adds(self, contents: &Contents) -> Option<u32> {
         match self.unit {
             Unit::Datagrams => Some(1),

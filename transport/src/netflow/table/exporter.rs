@@ -1,4 +1,4 @@
-//! One exporter: a source of datagrams with a count of its own.
+//! One exporter: a source of datagrams with its own sequence numbers.
 
 use crate::datagram::{BootTime, Datagram};
 use crate::flow_layout::FlowRun;
@@ -12,25 +12,25 @@ use crate::netflow::record_lengths::RecordLengths;
 #[derive(Debug)]
 pub(super) struct Exporter {
     pub(super) source: Source,
-    /// The port from which it was heard last.
+    /// The source port of its last datagram.
     pub(super) port: u16,
     pub(super) datagrams: u64,
     /// Copies of datagrams received before.
     pub(super) duplicates: u64,
     pub(super) last_seen: BootTime,
     pub(super) missing: Missing,
-    pub(super) standing: Standing,
+    pub(super) standing: LossShare,
     copies: Copies,
     /// Lengths of records of IPFIX and NetFlow v9, to count and find them; `None` in other formats.
     record_lengths: Option<Box<RecordLengths>>,
-    /// True once its numbers continued from another port.
+    /// True once its numbers have continued from another port.
     has_moved: bool,
 }
 
-/// Losses of an exporter whose source id may share a count with others.
+/// The part of the losses that one exporter shows, if its source id may share a count with others.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Standing {
-    /// Losses up to the moment from which on it is in doubt whether the count is shared.
+pub(super) struct LossShare {
+    /// Losses up to the moment at which it became doubtful whether the count is shared.
     pub(super) settled: u64,
     /// Its own count at that moment.
     pub(super) mark: u64,
@@ -84,7 +84,7 @@ impl Exporter {
             duplicates: 0,
             last_seen: BootTime::default(),
             missing: Missing::new(source.format),
-            standing: Standing::default(),
+            standing: LossShare::default(),
             copies: Copies::default(),
             record_lengths: has_templates.then(Box::default),
             has_moved: false,
@@ -102,8 +102,8 @@ impl Exporter {
         (self.port, self.has_moved) = (port, true);
     }
 
-    /// Counts a datagram, and adds to `flows` where its flow records are. Record lengths may take `room` bytes. Returns `None` if
-    /// it does not move the count: it is a copy, or has no number.
+    /// Counts a datagram, and adds the places of its flow records to `flows`. Record lengths may take `room`
+    /// bytes. Returns `None` for a copy, and for a datagram without a number: neither moves the count.
     pub(super) fn note(
         &mut self,
         arrived: &Arrived<'_>,
@@ -140,7 +140,7 @@ impl Exporter {
         Contents { announced: arrived.export.contents.announced, ..contents }
     }
 
-    /// Its own losses since [`Standing::mark`].
+    /// Its own losses since [`LossShare::mark`].
     pub(super) fn own_since_mark(&self) -> u64 {
         self.missing.known().saturating_sub(self.standing.mark)
     }

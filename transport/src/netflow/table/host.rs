@@ -1,8 +1,9 @@
 //! The exporters of one address.
 //!
-//! A source id (observation domain, engine, or agent and sub-agent) has one count for all source ports. Some exporters use a new port
-//! for each datagram, or one port for templates and another for data; RFC 3954, 5.1, identifies a stream by address and source id.
-//! Ports get counts of their own only if the numbers do not continue, as of two exporters behind one address.
+//! A source id (observation domain, engine, or agent and sub-agent) has one count for all source ports. RFC
+//! 3954, 5.1, identifies a stream by address and source id. Some exporters use a new port for each datagram,
+//! or one port for templates and another for data. Ports are counted apart only if the numbers do not
+//! continue, as with two exporters behind one address.
 
 use core::net::{IpAddr, SocketAddr};
 use core::ops::Range;
@@ -12,15 +13,14 @@ use crate::flow_layout::FlowRun;
 use crate::limits::{EXPORTERS_PER_ADDRESS, EXPORTERS_PER_SOURCE};
 use crate::netflow::export::{ExportFormat, Source};
 use crate::netflow::missing::{Heard, Unusable};
-use crate::netflow::recent::Keyed;
 use crate::netflow::table::exporter::{Arrived, Exporter};
-use crate::netflow::table::shared::{Change, Shared, Split};
+use crate::netflow::table::shared::{BeliefChange, SharedCount, Split};
 
 /// An address with the interface to which it is local.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct HostKey {
     ip: IpAddr,
-    /// Of link-local addresses of IPv6; else 0.
+    /// The interface of a link-local IPv6 address; else 0.
     scope_id: u32,
 }
 
@@ -37,8 +37,8 @@ pub(super) struct Host {
     key: HostKey,
     /// By source and port, ascending.
     exporters: Vec<Exporter>,
-    /// One for each format of which two source ids were heard.
-    shared: Vec<Shared>,
+    /// One for each format of which two source ids are known.
+    shared: Vec<SharedCount>,
 }
 
 /// The figures of one exporter.
@@ -48,26 +48,20 @@ pub struct ExporterFigures {
     pub address: IpAddr,
     /// The index of the interface to which a link-local address belongs; else 0.
     pub interface: u32,
-    /// The port from which it was heard last.
+    /// The source port of its last datagram.
     pub port: u16,
-    /// The part of the address's datagrams that it counts.
+    /// The part of the address's datagrams that this row counts.
     pub source: Source,
     /// Datagrams received, copies included.
     pub datagrams: u64,
     /// Copies of datagrams received before.
     pub duplicates: u64,
-    /// Units that are missing by its sequence numbers, or why that is not known.
+    /// Units missing by its sequence numbers, or the reason why that is unknown.
     pub missing: Result<u64, Unusable>,
-    /// The unit that it counts, in words.
+    /// The unit of `missing`, in words.
     pub unit: Option<&'static str>,
     /// Time at which the last datagram was received.
     pub last_seen: BootTime,
-}
-
-impl Keyed<HostKey> for Host {
-    fn key(&self) -> HostKey {
-        self.key
-    }
 }
 
 impl Host {
@@ -79,7 +73,8 @@ impl Host {
         self.exporters.len()
     }
 
-    /// Returns the place of the exporter of a datagram, if it was heard before. It then has the port of the datagram.
+    /// Returns the place of the exporter of a datagram, if it is known. Sets its port to that of the
+    /// datagram.
     pub(super) fn find(&mut self, arrived: &Arrived<'_>) -> Option<usize> {
         let (source, port) = (arrived.export.source, arrived.port());
         if let Ok(place) = self.place(source, port) {
@@ -94,13 +89,13 @@ impl Host {
         Some(self.insert(exporter))
     }
 
-    /// Adds the exporter of a datagram. Returns where it is.
+    /// Adds the exporter of a datagram. Returns its place.
     pub(super) fn add(&mut self, arrived: &Arrived<'_>) -> usize {
         let source = arrived.export.source;
         let is_followed = self.shared.iter().any(|shared| shared.format == source.format);
         let first = self.exporters.iter_mut().find(|exporter| exporter.source.format == source.format);
         if let Some(first) = first.filter(|first| first.source != source && !is_followed) {
-            self.shared.push(Shared::new(first));
+            self.shared.push(SharedCount::new(first));
             first.standing.bears_shared = true;
             for exporter in self.exporters_of(source.format) {
                 exporter.standing.mark = exporter.missing.known();
@@ -115,8 +110,8 @@ impl Host {
         self.exporters.iter_mut().filter(move |exporter| exporter.source.format == format)
     }
 
-    /// Counts a datagram of the exporter at `place`, as [`Exporter::note`]. Returns how many bytes of recent numbers other
-    /// exporters need more, which may be negative.
+    /// Counts a datagram of the exporter at `place`, as [`Exporter::note`]. Returns the change in bytes of
+    /// the recent numbers of other exporters, which may be negative.
     pub(super) fn note(
         &mut self,
         place: usize,
@@ -130,11 +125,11 @@ impl Host {
         let format = arrived.export.source.format;
         let shared = self.shared.iter_mut().find(|shared| shared.format == format);
         match counted.zip(shared).and_then(|(counted, shared)| shared.note(&counted, is_first)) {
-            Some(Change::Doubted(more)) => {
+            Some(BeliefChange::Doubted(more)) => {
                 self.settle(format, more);
                 0
             }
-            Some(Change::Parted(split)) => self.count_apart(place, split, arrived),
+            Some(BeliefChange::Parted(split)) => self.count_apart(place, split, arrived),
             None => 0,
         }
     }
@@ -150,8 +145,8 @@ impl Host {
         }
     }
 
-    /// Gives the source ids that seemed to share a count counts of their own, which begin with the losses of
-    /// each. Returns how many bytes of recent numbers exporters other than that at `place` need more.
+    /// Gives each source id that seemed to share a count its own count, which begins with its losses. Returns
+    /// the change in bytes of the recent numbers of exporters other than that at `place`.
     fn count_apart(&mut self, place: usize, mut split: Split, arrived: &Arrived<'_>) -> isize {
         let (mut before, mut after) = (0, 0);
         let is_alike = |exporter: &Exporter| exporter.source.format == arrived.export.source.format;
@@ -169,7 +164,8 @@ impl Host {
         signed(after) - signed(before)
     }
 
-    /// Removes the exporter that was unheard longest, and returns it, if there is no room for a further one of `source`.
+    /// Removes and returns the exporter that was silent longest, if there is no room for another one of
+    /// `source`.
     pub(super) fn make_room(&mut self, source: Source) -> Option<Exporter> {
         let same = self.places_of(source);
         if same.len() >= EXPORTERS_PER_SOURCE {
@@ -182,7 +178,7 @@ impl Host {
         }
     }
 
-    /// Removes the exporter that was unheard longest.
+    /// Removes the exporter that was silent longest.
     pub(super) fn remove_any(&mut self) -> Option<Exporter> {
         self.remove_oldest(0..self.exporters.len())
     }
@@ -217,7 +213,7 @@ impl Host {
 
     /// Bytes of recent numbers of counts that are shared.
     pub(super) fn shared_bytes(&self) -> usize {
-        self.shared.iter().map(Shared::sequence_bytes).sum()
+        self.shared.iter().map(SharedCount::sequence_bytes).sum()
     }
 
     /// Bytes of recent numbers of all exporters.
@@ -230,17 +226,18 @@ impl Host {
         if let Some(exporter) = self.exporters.get_mut(place) {
             exporter.forget_numbers();
         }
-        self.shared.iter_mut().for_each(Shared::forget_numbers);
+        self.shared.iter_mut().for_each(SharedCount::forget_numbers);
     }
 
     /// The figures of all exporters, by source and port. Of those that share a count, the one that was heard
-    /// before all others has the losses from then on.
+    /// first has the losses since then.
     pub(super) fn figures(&self) -> impl Iterator<Item = ExporterFigures> {
         let (mut last_format, mut split) = (None, None);
         self.exporters.iter().map(move |exporter| {
             let format = exporter.source.format;
             if last_format.replace(format) != Some(format) {
-                split = self.shared.iter().find(|shared| shared.format == format).and_then(Shared::split);
+                split =
+                    self.shared.iter().find(|shared| shared.format == format).and_then(SharedCount::split);
             }
             let own = || (exporter.missing.count(), exporter.missing.unit());
             let (missing, unit) = split.as_mut().map_or_else(own, |split| split.next(exporter));

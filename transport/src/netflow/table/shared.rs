@@ -1,50 +1,55 @@
 //! One count for all source ids of an exporter.
 //!
-//! RFC 3954 has a count for each source id; the documents of its time had one for the whole device, and some exporters still have. As
-//! soon as a second source id is heard, the numbers of all are followed together, too. The ids either share a count, or have counts of
-//! their own: the assumption that fits better is believed. While neither is, the lower figure is shown, which both assumptions allow.
-//! Losses of each id from before stay its own, and losses of a count that was believed stay counted when another one is.
+//! In RFC 3954 each source id has its own count. Older documents have one count for the whole device, and
+//! some exporters still do. As soon as a second source id is heard, the numbers of all ids are also followed
+//! together.
+//!
+//! The ids either share a count or have their own counts. The assumption that fits better is believed. While
+//! neither is believed, the lower figure is shown, which both assumptions allow. Earlier losses of each id
+//! stay with it. Losses of a believed count stay counted after the other assumption is believed.
 
 use crate::netflow::export::ExportFormat;
 use crate::netflow::missing::{Missing, Unusable};
 use crate::netflow::table::exporter::{Counted, Exporter};
 
-/// Numbers by which a shared count must fit better to be believed: some fit by chance, if each of two ids loses
-/// the numbers that the other one sends. Also the bound of the lead, so that old numbers do not outweigh new ones.
+/// Numbers by which a shared count must fit better to be believed. Some fit by chance: each of two ids may
+/// lose the numbers that the other one sends. This is also the upper bound of the lead, so old numbers do not
+/// outweigh new ones.
 const LEAD_MAX: i32 = 6;
 
-/// If this many more numbers fit counts of their own, these are believed. Two runs of numbers at a time weigh as much.
+/// Separate counts are believed once this many more numbers fit them. A run of numbers that continues after
+/// another one weighs as much.
 const LAG_MAX: i32 = 4;
 
 /// The count that the source ids of one host and format may share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct SharedCount {
     pub(super) format: ExportFormat,
-    /// `None` once the source ids have proven to have counts of their own.
+    /// `None` once the source ids have proven to have separate counts.
     missing: Option<Missing>,
     lead: i32,
     /// True once the lead reached its bound.
     was_believed: bool,
-    /// The shared count when it was heard first, or doubted last.
+    /// Losses of the shared count when it began, or when it was last doubted.
     mark: u64,
     returns: u32,
 }
 
 /// A change of belief.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Change {
-    /// The shared count is in doubt. Until then it has grown by this much.
+pub(super) enum BeliefChange {
+    /// The shared count is in doubt. Before that, its losses grew by this amount.
     Doubted(u64),
-    /// The source ids that seemed to share a count have counts of their own.
+    /// The source ids that seemed to share a count have separate counts.
     Parted(Split),
 }
 
-/// How losses are shown of source ids that may share a count.
+/// The distribution of losses over source ids that may share a count.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Split {
     /// The shared count and its unit.
     shared: (Result<u64, Unusable>, Option<&'static str>),
-    /// Losses of the shared count since its mark, as far as no exporter has them.
+    /// Losses of the shared count since its mark that no exporter shows yet.
     left: u64,
     is_believed: bool,
     was_believed: bool,
@@ -58,13 +63,13 @@ impl Split {
         match (self.was_believed, shared, own) {
             (true, Err(_), _) => (shared, unit),
             (true, Ok(_), _) => (Ok(self.take(exporter)), unit),
-            // Neither is known to be right: the lower one is not too high.
+            // Neither assumption is proven: the lower figure is never too high.
             (false, Ok(_), Ok(own)) => (Ok(own.min(self.take(exporter))), exporter.missing.unit()),
             (false, _, own) => (own, exporter.missing.unit()),
         }
     }
 
-    /// The same, in spite of unusable numbers.
+    /// Losses of the next exporter, even if numbers are unusable.
     pub(super) fn take(&mut self, exporter: &Exporter) -> u64 {
         let most = match (self.is_believed, exporter.standing.bears_shared) {
             (true, true) => u64::MAX,
@@ -77,8 +82,8 @@ impl Split {
     }
 }
 
-impl Shared {
-    /// A count that may be shared by the source of `first`, which was alone so far, and another one.
+impl SharedCount {
+    /// A count that the source of `first`, so far the only one, may share with another one.
     pub(super) fn new(first: &Exporter) -> Self {
         let missing = first.missing.clone();
         let (mark, returns) = (missing.known(), missing.returns());
@@ -87,7 +92,7 @@ impl Shared {
     }
 
     /// Follows a datagram that its exporter has counted.
-    pub(super) fn note(&mut self, counted: &Counted, is_first: bool) -> Option<Change> {
+    pub(super) fn note(&mut self, counted: &Counted, is_first: bool) -> Option<BeliefChange> {
         let was_sure = self.is_believed();
         let missing = self.missing.as_mut()?;
         let before = if was_sure { missing.known() } else { 0 };
@@ -105,7 +110,7 @@ impl Shared {
         if self.lead <= -LAG_MAX {
             let split = self.split().filter(|split| split.was_believed);
             self.missing = None;
-            return split.map(Change::Parted);
+            return split.map(BeliefChange::Parted);
         }
         self.was_believed |= self.is_believed();
         if !was_sure || self.is_believed() {
@@ -113,14 +118,14 @@ impl Shared {
         }
         let more = before.saturating_sub(self.mark);
         self.mark = before.max(self.mark);
-        Some(Change::Doubted(more))
+        Some(BeliefChange::Doubted(more))
     }
 
     fn is_believed(&self) -> bool {
         self.lead >= LEAD_MAX
     }
 
-    /// Returns how losses are shown; `None` if the source ids have counts of their own.
+    /// The distribution of losses; `None` if the source ids have separate counts.
     pub(super) fn split(&self) -> Option<Split> {
         let missing = self.missing.as_ref()?;
         Some(Split {

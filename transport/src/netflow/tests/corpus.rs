@@ -1,5 +1,6 @@
-//! What is found in datagrams of real exporters: in those that the environment variable `NF_TRANSPORT_CORPUS`
-//! tells, one in each `*.dat` file. Files that belong together begin alike, up to `_tpl`, `_opttpl` or `_data`.
+//! Checks with datagrams of real exporters. The environment variable `NF_TRANSPORT_CORPUS` names their
+//! directory, with one datagram in each `*.dat` file. Files of one exporter have the same name up to `_tpl`,
+//! `_opttpl` or `_data`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,7 +10,7 @@ use super::*;
 use crate::datagram::BootTime;
 use crate::netflow::record_lengths::RecordLengths;
 use crate::netflow::sets::{DATA_MIN, Sets};
-use crate::netflow::template::{Change, Changes};
+use crate::netflow::template::{TemplateChange, TemplateChanges};
 use crate::netflow::{ExporterFigures, ExporterTable, Header, TemplateMemory};
 
 /// The datagrams of one exporter, each with its name.
@@ -38,12 +39,12 @@ fn corpus() -> Option<BTreeMap<String, Named>> {
 /// The templates that `payload` defines.
 fn templates(payload: &[u8]) -> usize {
     let sets = Sets::of(payload).into_iter().flatten();
-    let changes = sets.flat_map(|set| Changes::of(&set));
-    changes.filter(|change| matches!(change, Change::Defined(_))).count()
+    let changes = sets.flat_map(|set| TemplateChanges::of(&set));
+    changes.filter(|change| matches!(change, TemplateChange::Defined(_))).count()
 }
 
 #[test]
-fn templates_are_found_where_exporters_define_them() {
+fn corpus_templates_are_found() {
     for (name, payload) in corpus().into_iter().flatten().flat_map(|(_, datagrams)| datagrams) {
         let found = templates(&payload);
         assert!(found > 0 || !name.contains("tpl"), "{name}");
@@ -51,7 +52,7 @@ fn templates_are_found_where_exporters_define_them() {
 }
 
 #[test]
-fn every_data_set_of_a_template_that_the_corpus_defines_holds_a_record() {
+fn corpus_data_sets_have_records() {
     let mut known = 0;
     for datagrams in corpus().into_iter().flatten().map(|(_, datagrams)| datagrams) {
         let mut lengths = RecordLengths::default();
@@ -69,7 +70,7 @@ fn every_data_set_of_a_template_that_the_corpus_defines_holds_a_record() {
 }
 
 #[test]
-fn what_is_repeated_of_real_exporters_defines_the_same_again() {
+fn corpus_repeats_define_the_same_again() {
     for datagrams in corpus().into_iter().flatten().map(|(_, datagrams)| datagrams) {
         let mut memory = TemplateMemory::default();
         let mut table = ExporterTable::default();
@@ -94,7 +95,8 @@ fn renumber(payload: &mut [u8], header: &Header, number: u32) {
     payload[at..at + 4].copy_from_slice(&number.to_be_bytes());
 }
 
-/// The amount that a datagram adds to its exporter's number by the standard; `None` if its templates are missing.
+/// The amount that a datagram adds to its exporter's number by the standard; `None` if its templates are
+/// missing.
 fn adds(lengths: &mut RecordLengths, payload: &[u8], header: &Header) -> Option<u32> {
     match header.version {
         5 => header.sequence.adds,
@@ -103,8 +105,8 @@ fn adds(lengths: &mut RecordLengths, payload: &[u8], header: &Header) -> Option<
     }
 }
 
-/// The datagrams of one exporter that have the source id of its last one, and the amount that each adds to the number. Empty if it
-/// cannot be counted.
+/// The datagrams of one exporter that have the source id of its last one, and the amount that each adds to
+/// the number. Empty if it cannot be counted.
 fn countable(datagrams: &Named) -> Vec<(Vec<u8>, Header, u32)> {
     let headers = datagrams.iter().filter_map(|(_, payload)| Some((payload, Header::parse(payload)?)));
     let Some((_, last)) = headers.clone().next_back() else { return Vec::new() };
@@ -121,7 +123,8 @@ fn countable(datagrams: &Named) -> Vec<(Vec<u8>, Header, u32)> {
     counted.collect::<Option<Vec<_>>>().unwrap_or_default()
 }
 
-/// Sends the datagrams again and again, numbered by their standard, without some of them. Returns the figures and the amount that is lost.
+/// Sends the datagrams repeatedly, numbered by their standard, without some of them. Returns the figures and
+/// the lost amount.
 fn resend(datagrams: &[(Vec<u8>, Header, u32)], is_lost: impl Fn(usize) -> bool) -> (ExporterFigures, u64) {
     let (mut table, mut number, mut lost) = (ExporterTable::default(), u32::MAX - 500, 0);
     for (place, (payload, header, adds)) in datagrams.iter().cycle().take(RESENT).enumerate() {

@@ -1,11 +1,11 @@
-//! What sequence numbers tell of exporters of each version.
+//! Losses by sequence numbers, for exporters of each version.
 
 use super::*;
 use crate::datagram::BootTime;
 use crate::limits::{EXPORTERS_MAX, RECORD_LENGTHS_PER_EXPORTER, RECORD_LENGTHS_TOTAL};
 use crate::netflow::{ExporterFigures, ExporterTable};
 
-/// How much is missing of each exporter, after `payloads` of exporter 1: (version, source id, missing).
+/// The amount missing of each exporter after `payloads` of exporter 1: (version, source id, missing).
 fn counted(payloads: &[Vec<u8>]) -> Vec<(u16, u32, u64)> {
     let mut table = ExporterTable::default();
     for payload in payloads {
@@ -17,7 +17,7 @@ fn counted(payloads: &[Vec<u8>]) -> Vec<(u16, u32, u64)> {
     table.figures().map(row).collect()
 }
 
-/// How much is missing of the one exporter that sent `payloads`.
+/// The amount missing of the one exporter that sent `payloads`.
 fn missing(payloads: &[Vec<u8>]) -> u64 {
     let counted = counted(payloads);
     assert_eq!(counted.len(), 1);
@@ -33,8 +33,8 @@ fn v5(sequence: u32, flows: u16) -> Vec<u8> {
     payload
 }
 
-/// Defines template 256 with records of 8 bytes, 257 with such of variable length, and options template 258
-/// with such of 6 bytes.
+/// Defines template 256 with records of 8 bytes, 257 with records of variable length, and options template
+/// 258 with records of 6 bytes.
 fn defining(sequence: u32) -> Vec<u8> {
     let templates = set(2, &[template(256, &[4, 4]), template(257, &[4, 65_535])].concat());
     ipfix(7, sequence, &[templates, set(3, &ipfix_options(258, 2))])
@@ -83,7 +83,7 @@ fn ipfix_numbers_wrap_without_a_gap_and_with_one() {
 }
 
 #[test]
-fn templates_are_no_data_records_wherever_they_stand() {
+fn templates_are_no_data_records() {
     let mixed = ipfix(7, 3, &[set(256, &[9; 16]), set(2, &template(300, &[2])), set(300, &[9; 6])]);
     assert_eq!(missing(&[defining(0), data(0, 3), mixed, defining(8), defining(8), data(8, 1)]), 0);
 }
@@ -96,14 +96,14 @@ fn data_records_of_options_count_too() {
 }
 
 #[test]
-fn records_of_variable_length_are_counted_one_by_one() {
+fn variable_records_are_counted_one_by_one() {
     let variable = ipfix(7, 0, &[set(257, &[9, 9, 9, 9, 2, 7, 7, 9, 9, 9, 9, 0, 9, 9, 9, 9, 1, 7, 0, 0])]);
     assert_eq!(missing(&[defining(0), variable.clone(), data(3, 1)]), 0);
     assert_eq!(missing(&[defining(0), variable, data(4, 1)]), 1);
 }
 
 #[test]
-fn what_cannot_be_counted_counts_nothing_as_missing() {
+fn uncountable_datagrams_add_nothing_to_missing() {
     let unknown = |sequence| ipfix(7, sequence, &[set(256, &[9; 8]), set(999, &[9; 40])]);
     let cut_short = ipfix(7, 10, &[set(257, &[9, 9, 9, 9, 200, 7])]);
     let damaged = ipfix(7, 10, &[set(256, &[9; 8]), vec![1, 0, 255, 255]]);
@@ -124,7 +124,7 @@ fn what_fills_a_message_up_is_no_damage() {
 }
 
 #[test]
-fn withdrawn_templates_count_no_more_until_they_are_defined_anew() {
+fn withdrawn_templates_do_not_count() {
     let withdrawing = |body: &[u16]| ipfix(7, 0, &[set(2, &numbers(body))]);
     for body in [[256, 0], [2, 0]] {
         let withdrawn = [defining(0), withdrawing(&body), data(0, 3), data(500, 3), data(900, 3)];
@@ -135,13 +135,13 @@ fn withdrawn_templates_count_no_more_until_they_are_defined_anew() {
 }
 
 #[test]
-fn a_template_that_is_defined_differently_counts_differently() {
+fn a_changed_template_counts_differently() {
     let redefined = ipfix(7, 4, &[set(2, &template(256, &[2])), set(256, &[9; 8])]);
     assert_eq!(missing(&[defining(0), data(0, 4), redefined, data(8, 2), data(16, 1)]), 0);
 }
 
 #[test]
-fn each_domain_has_a_count_and_templates_of_its_own() {
+fn each_domain_has_its_count_and_templates() {
     let other = |sequence, sets: &[Vec<u8>]| ipfix(8, sequence, sets);
     let told = counted(&[
         defining(0),
@@ -156,7 +156,7 @@ fn each_domain_has_a_count_and_templates_of_its_own() {
 }
 
 #[test]
-fn an_exporter_that_defines_too_much_is_counted_by_what_it_defined_last() {
+fn too_many_templates_count_by_the_latest_ones() {
     let mut table = ExporterTable::default();
     for id in 256..2000 {
         table.note(&datagram(1, &ipfix(7, 0, &[set(2, &template(id, &[4]))])), BootTime::default());
@@ -171,7 +171,7 @@ fn an_exporter_that_defines_too_much_is_counted_by_what_it_defined_last() {
 }
 
 #[test]
-fn record_lengths_are_bounded_in_all_and_go_with_their_exporter() {
+fn record_lengths_are_bounded_in_all() {
     let mut table = ExporterTable::default();
     let long = ipfix(7, 0, &[set(2, &template(256, &vec![65_535; 7000]))]);
     let last = u16::try_from(EXPORTERS_MAX).unwrap();

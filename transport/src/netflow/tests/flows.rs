@@ -1,4 +1,4 @@
-//! Where flow records are found in datagrams of each version.
+//! The places of flow records in datagrams of each version.
 
 use super::*;
 use crate::datagram::BootTime;
@@ -37,7 +37,7 @@ fn flows_of_v5_are_where_its_header_says() {
 }
 
 #[test]
-fn records_of_v9_and_ipfix_are_found_once_their_template_has_come() {
+fn records_are_found_once_templates_are_known() {
     let data = [set(256, &[9; 27]), set(257, &[9; 8]), set(256, &[9; 12])];
     let (v9_data, ipfix_data) = (v9(1, 0, &data), ipfix(1, 0, &data));
     let defining = |id| set(id, &template(256, &[8, 4]));
@@ -55,7 +55,7 @@ fn records_of_variable_length_are_passed_over() {
 }
 
 #[test]
-fn a_template_that_is_defined_anew_counts_from_there_on() {
+fn a_redefined_template_applies_from_then_on() {
     let defined =
         |fields: &[(u16, u16)]| v9(1, 0, &[set(0, &typed_template(256, fields)), set(256, &[9; 24])]);
     let first = defined(&[(1, 4), (8, 4), (12, 4)]);
@@ -67,7 +67,7 @@ fn a_template_that_is_defined_anew_counts_from_there_on() {
 }
 
 #[test]
-fn addresses_are_those_of_the_first_family_that_has_both_in_full() {
+fn addresses_are_of_the_first_complete_family() {
     let family = |fields: &[(u16, u16)]| {
         let sets = [set(0, &typed_template(256, fields)), set(256, &[9; 48])];
         runs(&[v9(1, 0, &sets)])[0].layout.addresses.map(|addresses| addresses.family)

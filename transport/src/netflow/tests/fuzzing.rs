@@ -1,4 +1,4 @@
-//! The fuzzers' entry, with bytes of any kind and with such as exporters send, sound and damaged.
+//! The fuzzers' entry with arbitrary bytes, and with real datagrams, intact and damaged.
 
 use std::time::Instant;
 
@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::netflow::fuzz_netflow;
 
-/// What a datagram is made of: a template of fields, an options template, a withdrawal, data; ids are few, so
-/// that they meet.
+/// The parts of a datagram: a template of fields, an options template, a withdrawal, data. There are few ids,
+/// so that they collide.
 fn any_set() -> impl Strategy<Value = (u8, u16, Vec<u16>)> {
     let length = prop_oneof![8 => 0..20_u16, 1 => Just(65_535), 1 => any::<u16>()];
     (0..5_u8, 256..264_u16, vec(length, 1..12))
@@ -27,7 +27,7 @@ fn encoded(is_ipfix: bool, (kind, id, lengths): (u8, u16, Vec<u16>)) -> Vec<u8> 
     }
 }
 
-/// A datagram as [`fuzz_netflow`] takes it.
+/// A datagram in the encoding of [`fuzz_netflow`].
 fn any_datagram() -> impl Strategy<Value = Vec<u8>> {
     let number = prop_oneof![0..100_u32, any::<u32>()];
     (0..4_u8, any::<bool>(), 0..2_u32, number, vec(any_set(), 0..8)).prop_map(
@@ -50,7 +50,7 @@ proptest! {
     }
 
     #[test]
-    fn what_exporters_send_comes_back_sound_or_damaged(
+    fn real_and_damaged_datagrams_break_nothing(
         datagrams in vec(any_datagram(), 1..30),
         damage in vec((any::<proptest::sample::Index>(), any::<u8>()), 0..6),
     ) {

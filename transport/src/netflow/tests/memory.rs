@@ -1,4 +1,4 @@
-//! Memories of templates and options data for the tests, and collectors that have got more or less of them.
+//! Memories of templates and options data for the tests, and collectors that have got some of them.
 
 use core::net::SocketAddr;
 use std::time::Instant;
@@ -22,7 +22,7 @@ pub(super) fn of_host(number: u8, payload: &[u8]) -> Datagram<'_> {
     Datagram { exporter: host(number), ..datagram(1, payload) }
 }
 
-/// The memory learns from a datagram that nobody gets. Returns whether that changed anything.
+/// Learns from a datagram that nobody gets. Returns true if that changed anything.
 pub(super) fn note(memory: &mut TemplateMemory, datagram: Datagram<'_>) -> bool {
     let news = memory.note([&datagram], None);
     news.templates || news.options
@@ -53,7 +53,7 @@ pub(super) fn before(memory: &TemplateMemory, datagram: &Datagram<'_>) -> Vec<Ve
     due(memory, datagram, &collector(1))
 }
 
-/// `recipient` gets `datagram`, and what is to be repeated before it. Returns how many repeats it got.
+/// Sends `datagram` and the repeats before it to `recipient`. Returns the number of repeats.
 pub(super) fn deliver(
     memory: &mut TemplateMemory,
     datagram: &Datagram<'_>,

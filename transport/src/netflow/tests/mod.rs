@@ -1,4 +1,4 @@
-//! Datagrams made for the tests, and what is shown with them.
+//! Datagrams for the tests, and the tests themselves.
 
 use core::net::SocketAddr;
 

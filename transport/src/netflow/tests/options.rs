@@ -1,4 +1,4 @@
-//! What is remembered of options data, and how it is repeated.
+//! Remembered options data and their repeats.
 
 use std::time::Instant;
 
@@ -59,7 +59,7 @@ fn options_data_come_behind_their_templates() {
 }
 
 #[test]
-fn each_sampler_of_a_table_is_kept_with_its_latest_interval() {
+fn each_sampler_keeps_its_latest_interval() {
     let memory = memory_with(&[
         samplers(2, &[sampler(1, 1000), sampler(2, 50)]),
         samplers(3, &[sampler(1, 2000)]),
@@ -70,7 +70,7 @@ fn each_sampler_of_a_table_is_kept_with_its_latest_interval() {
 }
 
 #[test]
-fn a_value_that_nobody_knows_is_repeated_last_where_it_came_last() {
+fn records_with_unknown_values_keep_their_order() {
     let mut memory = memory_of(&[v9(7, 1, &[set(1, &of_system(257, &[(9999, 4)]))])]);
     let record = |value: u8| vec![0, 0, 0, 0, 0, 0, 0, value];
     for value in [1, 2, 1] {
@@ -89,7 +89,7 @@ fn options_data_without_a_change_change_nothing() {
 }
 
 #[test]
-fn a_redefined_options_template_takes_its_records_with_it() {
+fn redefined_options_drop_their_records() {
     let mut memory = memory_with(&[samplers(2, &[sampler(1, 1000)])]);
     note(&mut memory, datagram(1, &v9(7, 3, &[set(1, &sampler_template())])));
     assert_eq!(repeated(&memory).len(), 1, "defined as before");
@@ -99,7 +99,7 @@ fn a_redefined_options_template_takes_its_records_with_it() {
 }
 
 #[test]
-fn a_withdrawn_options_template_takes_its_records_with_it() {
+fn withdrawn_options_drop_their_records() {
     let mut memory = memory_of(&[ipfix(7, 1, &[set(3, &ipfix_options(257, 2)), set(257, &[1; 6])])]);
     assert_ne!(memory.bytes().1, 0);
     note(&mut memory, datagram(1, &ipfix(7, 2, &[set(3, &numbers(&[3, 0]))])));
@@ -117,7 +117,7 @@ fn ipfix_repeats_count_their_records() {
 
 #[test]
 fn records_of_variable_length_are_kept() {
-    // The scope is an interface, then comes its name.
+    // The scope is an interface; its name follows.
     let template = numbers(&[257, 2, 1, 10, 4, 82, 65_535]);
     let record = |interface: u8, name: &str| {
         [&[0, 0, 0, interface, u8::try_from(name.len()).unwrap()], name.as_bytes()].concat()
@@ -139,7 +139,7 @@ fn padding_is_no_record() {
 }
 
 #[test]
-fn many_records_go_in_datagrams_of_a_bounded_length() {
+fn repeats_of_many_records_have_bounded_lengths() {
     let names = of_system(257, &[(10, 4), (83, 60)]);
     let row = |number: u8| [vec![0, 0, 0, 0, 0, 0, 0, number], vec![b'x'; 60]].concat();
     let rows: Vec<_> = (0..200).map(row).collect();
@@ -171,7 +171,7 @@ fn the_largest_table_makes_room() {
 }
 
 #[test]
-fn the_exporter_without_options_data_for_longest_makes_room() {
+fn the_exporter_with_old_options_makes_room() {
     let mut memory = TemplateMemory::default();
     let table = |memory: &mut TemplateMemory, exporter| {
         note(memory, of_host(exporter, &v9(7, 1, &[set(1, &of_system(257, &[(9999, 4)]))])));
@@ -190,7 +190,7 @@ fn the_exporter_without_options_data_for_longest_makes_room() {
 }
 
 #[test]
-fn a_collector_gets_only_the_records_that_it_lacks() {
+fn a_collector_gets_only_the_lacking_records() {
     let mut memory = memory_with(&[samplers(2, &[sampler(1, 1000), sampler(2, 50)])]);
     let (flows, now) = (v9(7, 100, &[set(300, &[0; 4])]), Instant::now());
     deliver(&mut memory, &datagram(1, &flows), &collector(1), now);
@@ -200,7 +200,7 @@ fn a_collector_gets_only_the_records_that_it_lacks() {
 }
 
 #[test]
-fn options_data_are_kept_with_the_template_that_they_need() {
+fn options_data_are_stored_with_their_template() {
     let memory = memory_with(&[samplers(2, &[sampler(1, 1000)])]);
     let kept = memory.kept_options().next().unwrap();
     let mut restored = TemplateMemory::default();

@@ -15,7 +15,7 @@ fn flows() -> Vec<u8> {
     v9(7, 9, &[set(256, &[1; 8])])
 }
 
-/// What a collector that has nothing gets before flows from this port.
+/// The repeats before flows from this port to a collector that has nothing.
 fn repeated(memory: &TemplateMemory, port: u16) -> Vec<Vec<u8>> {
     before(memory, &datagram(port, &flows()))
 }
@@ -41,7 +41,7 @@ fn a_new_port_for_each_datagram_repeats_nothing() {
 }
 
 #[test]
-fn a_template_that_is_redefined_from_another_port_holds_for_all() {
+fn a_redefinition_applies_to_all_ports() {
     let mut memory = TemplateMemory::default();
     for (port, length) in [(1, 4), (2, 4), (3, 8), (1, 8), (2, 2)] {
         note(&mut memory, datagram(port, &defining(length)));
@@ -53,7 +53,7 @@ fn a_template_that_is_redefined_from_another_port_holds_for_all() {
 }
 
 #[test]
-fn two_exporters_behind_one_address_are_told_apart() {
+fn two_exporters_at_one_address_are_separated() {
     let mut memory = TemplateMemory::default();
     for (port, length) in [(1, 4), (2, 8), (1, 4), (2, 8)] {
         note(&mut memory, datagram(port, &defining(length)));
@@ -76,7 +76,7 @@ fn port_0_stands_for_itself_alone() {
 }
 
 #[test]
-fn exporters_found_apart_after_a_restart_keep_templates() {
+fn separated_exporters_keep_restored_templates() {
     let mut memory = TemplateMemory::default();
     note(&mut memory, datagram(1, &v9(7, 1, &[set(0, &template(256, &[4])), set(0, &template(257, &[2]))])));
     let mut restored = TemplateMemory::default();
@@ -90,7 +90,7 @@ fn exporters_found_apart_after_a_restart_keep_templates() {
 }
 
 #[test]
-fn exporters_behind_one_address_stay_apart_over_a_restart() {
+fn a_restart_keeps_exporters_separate() {
     let mut memory = TemplateMemory::default();
     for (port, length) in [(1, 4), (2, 8), (1, 4)] {
         note(&mut memory, datagram(port, &defining(length)));
@@ -116,7 +116,7 @@ fn exporters_behind_one_address_are_bounded() {
 }
 
 #[test]
-fn link_local_exporters_of_two_interfaces_are_two() {
+fn link_local_exporters_differ_by_interface() {
     let mut memory = TemplateMemory::default();
     let [first, second, flows] = [defining(4), defining(8), flows()];
     let of = |scope: u32, payload| {

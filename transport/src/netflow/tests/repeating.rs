@@ -1,4 +1,4 @@
-//! Which repeats each recipient gets, and when.
+//! The repeats that each recipient gets, and their time.
 
 use core::time::Duration;
 use std::time::Instant;
@@ -17,7 +17,7 @@ fn flows() -> Vec<u8> {
     v9(7, 9, &[set(256, &[1; 8])])
 }
 
-/// How many templates the recipient gets before flows.
+/// The number of templates that the recipient gets before flows.
 fn lacking(memory: &TemplateMemory, recipient: &Recipient) -> usize {
     let payloads = due(memory, &datagram(1, &flows()), recipient);
     let mut collector = TemplateMemory::default();
@@ -32,7 +32,7 @@ fn late() -> Recipient {
 }
 
 #[test]
-fn a_collector_that_has_got_everything_gets_no_repeats() {
+fn a_complete_collector_gets_no_repeats() {
     let (mut memory, now) = (TemplateMemory::default(), Instant::now());
     let payloads =
         [defining(&[256, 257]), flows(), defining(&[256, 257]), flows(), defining(&[258]), flows()];
@@ -42,7 +42,7 @@ fn a_collector_that_has_got_everything_gets_no_repeats() {
 }
 
 #[test]
-fn a_collector_that_restarted_gets_everything_once() {
+fn a_restarted_collector_gets_everything_once() {
     let (mut memory, now) = (memory_of(&[defining(&[256, 257])]), Instant::now());
     for generation in [1, 5] {
         assert_eq!(lacking(&memory, &collector(generation)), 2);
@@ -84,7 +84,7 @@ fn a_skipped_definition_is_repeated() {
 }
 
 #[test]
-fn templates_of_a_datagram_that_is_skipped_then_are_repeated() {
+fn templates_of_a_skipped_datagram_are_repeated() {
     let (mut memory, now) = (memory_of(&[defining(&[256, 257])]), Instant::now());
     let own = defining(&[256]);
     let (_, repeats) = memory.before(&[datagram(1, &own)], &collector(1), now).unwrap();
@@ -113,7 +113,7 @@ fn interrupted_repeats_go_on_where_they_were() {
 }
 
 #[test]
-fn the_first_datagram_of_a_run_that_lacks_something_is_found() {
+fn the_first_datagram_that_lacks_any_is_found() {
     let (mut memory, now) = (memory_of(&[defining(&[256])]), Instant::now());
     note(&mut memory, datagram(1, &v9(8, 1, &[set(0, &template(256, &[4]))])));
     let payloads = [flows(), flows(), v9(8, 2, &[set(256, &[1; 8])])];
@@ -133,7 +133,7 @@ fn complete(sockets: &[u64], generation: u64, now: Instant) -> (TemplateMemory, 
 }
 
 #[test]
-fn a_socket_that_was_in_use_before_a_restart_repeats_once() {
+fn a_socket_from_before_a_restart_repeats_once() {
     let now = Instant::now();
     let (mut memory, recipients) = complete(&[3, 4, 11], 10, now);
     let mut counts = || {
@@ -146,7 +146,7 @@ fn a_socket_that_was_in_use_before_a_restart_repeats_once() {
 }
 
 #[test]
-fn an_exporter_that_is_seen_at_another_port_is_repeated_for_at_a_bounded_rate() {
+fn repeats_for_changing_ports_are_rate_limited() {
     let now = Instant::now();
     let (mut memory, recipients) = complete(&(10..30).collect::<Vec<_>>(), 5, now);
     let mut move_on = |place: usize, now| {
@@ -161,7 +161,7 @@ fn an_exporter_that_is_seen_at_another_port_is_repeated_for_at_a_bounded_rate() 
 }
 
 #[test]
-fn a_copy_for_another_collector_has_sent_it_nothing() {
+fn a_copied_memory_has_no_progress() {
     let (memory, recipients) = complete(&[3], 1, Instant::now());
     assert_eq!((lacking(&memory, &recipients[0]), lacking(&memory.copied(), &recipients[0])), (0, 1));
 }

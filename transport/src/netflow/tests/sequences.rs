@@ -29,8 +29,8 @@ fn figures_of<'a>(payloads: impl IntoIterator<Item = &'a Vec<u8>>) -> ExporterFi
     all.remove(0)
 }
 
-/// Datagrams of an exporter of a format, with these numbers of records, numbered by the standard; and the amount that
-/// each adds.
+/// Datagrams of an exporter of a format, with these numbers of records, numbered by the standard; and the
+/// amount that each adds.
 fn sent(format: ExportFormat, records: &[u16], first: u32) -> Vec<(Vec<u8>, u32)> {
     let mut number = first;
     let mut sent = Vec::new();
@@ -153,7 +153,7 @@ fn a_counter_that_is_always_zero_is_unusable() {
 }
 
 proptest! {
-    /// An exporter that follows its standard is counted exactly, whatever the network does.
+    /// An exporter that follows its standard is counted exactly, for all faults of the network.
     #[test]
     fn losses_and_copies_are_counted_exactly(
         format in prop::sample::select(FORMATS.to_vec()),

@@ -1,4 +1,4 @@
-//! Which exporters a collector confuses.
+//! The exporters that a collector confuses.
 
 use crate::netflow::{Kept, KeptTemplate, SharedDomain, shared_domains};
 
@@ -28,7 +28,7 @@ fn pairs(domains: &[(char, Kept)]) -> Vec<([usize; 2], u16)> {
 }
 
 #[test]
-fn different_templates_of_one_domain_are_confused() {
+fn different_templates_in_a_domain_are_confused() {
     let one = domain(9, 0, &[(256, b"one"), (257, b"same")]);
     let two = domain(9, 0, &[(257, b"same"), (256, b"two")]);
     assert_eq!(pairs(&[('a', one.clone()), ('a', two.clone())]), [([0, 1], 256)]);

@@ -1,4 +1,4 @@
-//! Losses of source ids that share a counter, or seem to.
+//! Losses of source ids that share a counter or seem to share one.
 
 use core::time::Duration;
 
@@ -13,14 +13,14 @@ use crate::netflow::ExporterTable;
 
 /// A table of the exporters of one address, one datagram a millisecond.
 #[derive(Default)]
-struct Heard {
+struct HeardTable {
     table: ExporterTable,
     milliseconds: u64,
     /// The largest sum of `missing` shown.
     shown: u64,
 }
 
-impl Heard {
+impl HeardTable {
     fn note(&mut self, payload: &[u8]) {
         let elapsed = Duration::from_millis(self.milliseconds);
         self.milliseconds += 1;
@@ -47,14 +47,14 @@ impl Heard {
 }
 
 /// Two source ids, the second of which has lost 10 before the first is heard.
-fn after_a_loss_of_ten() -> Heard {
-    let mut heard = Heard::default();
+fn after_a_loss_of_ten() -> HeardTable {
+    let mut heard = HeardTable::default();
     (0..50).chain(60..100).for_each(|number| heard.v9(1, number));
     heard
 }
 
 #[test]
-fn losses_before_a_shared_count_stay_in_their_row() {
+fn losses_before_a_shared_count_keep_their_row() {
     let mut heard = after_a_loss_of_ten();
     (100..200_u32).filter(|number| *number != 150).for_each(|number| heard.v9(number % 2, number));
     assert_eq!(heard.rows(), [Some(0), Some(10 + 1)]);
@@ -89,7 +89,7 @@ fn an_unusable_shared_count_forgets_no_loss() {
 #[test]
 fn ids_that_part_at_once_keep_what_they_lost() {
     let mut heard = after_a_loss_of_ten();
-    // By chance each loses what the other one sends.
+    // By chance each loses the numbers that the other one sends.
     (100..106).for_each(|number| heard.v9(2 - number % 2, number));
     for number in 0..100 {
         heard.v9(1, 106 + number);
@@ -100,7 +100,7 @@ fn ids_that_part_at_once_keep_what_they_lost() {
 
 #[test]
 fn losses_while_ids_part_are_counted() {
-    let mut heard = Heard::default();
+    let mut heard = HeardTable::default();
     (0..100).for_each(|number| heard.v9(number % 2, number));
     for number in (0..100).filter(|number| ![4, 5, 6, 8, 10].contains(number)) {
         heard.v9(0, 1_000_000_000 + number);
@@ -111,27 +111,27 @@ fn losses_while_ids_part_are_counted() {
 
 #[test]
 fn a_lower_id_takes_no_losses_of_another() {
-    let mut heard = Heard::default();
+    let mut heard = HeardTable::default();
     (0..100_u32).filter(|number| *number != 50).for_each(|number| heard.v9(4 + number % 2, number));
     (100..200).for_each(|number| heard.v9(3 + number % 3, number));
     assert_eq!(heard.rows(), [Some(0), Some(1), Some(0)]);
 }
 
 /// A counter of an exporter that counts in datagrams or in data records.
-struct Counter {
+struct TestCounter {
     number: u32,
     lost: u32,
     heard: u32,
 }
 
-impl Counter {
+impl TestCounter {
     fn new(number: u32) -> Self {
         Self { number, lost: 0, heard: 0 }
     }
 }
 
 proptest! {
-    /// Whether source ids share a counter or not, and whatever they change to, losses are counted once.
+    /// Losses are counted once, with shared and with separate counters, and after any change between them.
     #[test]
     fn losses_of_several_ids_are_counted_exactly(
         is_ipfix in any::<bool>(),
@@ -146,7 +146,7 @@ proptest! {
     ) {
         prop_assume!(shared + apart > 0);
         let mut random = SmallRng::seed_from_u64(seed);
-        let mut heard = Heard::default();
+        let mut heard = HeardTable::default();
         let mut missing = 0;
         let mut is_known = vec![false; sources];
         for (phase, length) in (0..shared + apart).zip(&lengths) {
@@ -155,7 +155,7 @@ proptest! {
             let first = |place: u32| base.wrapping_add(place * 210_000_000);
             let count = if is_shared { 1 } else { sources };
             let numbers = (0..).take(count).map(first);
-            let mut counters: Vec<_> = numbers.map(Counter::new).collect();
+            let mut counters: Vec<_> = numbers.map(TestCounter::new).collect();
             let mut source = 0;
             let steps = length * u32::try_from(count).unwrap();
             let alone = if phase == 0 { alone } else { 0 };
@@ -175,8 +175,8 @@ proptest! {
                     missing += u64::from(counter.lost);
                     (counter.lost, counter.heard) = (0, counter.heard + 1);
                     let id = u32::try_from(source).unwrap();
-                    // Losses look like no other way of counting: a datagram of v9 has 24 sets, a message of IPFIX two
-                    // records or more.
+                    // Losses look like no other way of counting: a datagram of v9 has 24 sets, a message of
+                    // IPFIX two records or more.
                     let flows = set(256, &vec![1; 12 * usize::try_from(adds).unwrap()]);
                     let templates = || set(if is_ipfix { 2 } else { 0 }, &template(256, &[8, 4]));
                     let first = (!is_known[source]).then(templates);

@@ -1,4 +1,4 @@
-//! What is remembered of templates, and how it is repeated.
+//! Remembered templates and their repeats.
 
 use super::memory::{before, host, ids, memory_of, note, of_host};
 use super::*;
@@ -13,7 +13,7 @@ fn definitions(memory: &TemplateMemory) -> Vec<Vec<u8>> {
     memory.kept_templates().flat_map(|kept| kept.templates).map(|template| template.definition).collect()
 }
 
-/// The sequence numbers of what is to be delivered before `payload`.
+/// The sequence numbers of the repeats before `payload`.
 fn numbers_before(memory: &TemplateMemory, payload: &[u8]) -> Vec<u32> {
     let before = before(memory, &datagram(1, payload));
     before.iter().map(|payload| Header::parse(payload).unwrap().sequence.number).collect()
@@ -25,7 +25,7 @@ fn long_template(id: u16, length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn templates_and_options_templates_are_learned_in_the_order_of_their_definition() {
+fn templates_are_learned_in_order_of_definition() {
     let (first, second, third) = (template(300, &[4, 4]), template(256, &[2]), v9_options(301, 2));
     let sets = [set(0, &[first.clone(), second.clone()].concat()), set(256, &[9; 8]), set(1, &third)];
     assert_eq!(definitions(&memory_of(&[v9(7, 1, &sets)])), [first, second, third]);
@@ -36,7 +36,7 @@ fn templates_and_options_templates_are_learned_in_the_order_of_their_definition(
 }
 
 #[test]
-fn what_is_repeated_without_a_change_changes_nothing() {
+fn an_unchanged_repeat_changes_nothing() {
     let payload = v9(7, 1, &[set(0, &template(256, &[4])), set(1, &v9_options(257, 2))]);
     let mut memory = memory_of(std::slice::from_ref(&payload));
     let before = (memory.bytes(), ids(&memory));
@@ -47,7 +47,7 @@ fn what_is_repeated_without_a_change_changes_nothing() {
 }
 
 #[test]
-fn the_latest_definition_of_an_id_replaces_the_others_and_comes_last() {
+fn the_latest_definition_of_an_id_comes_last() {
     let mut memory = memory_of(&[v9(7, 1, &[set(0, &[template(256, &[4]), template(257, &[4])].concat())])]);
     assert!(note(&mut memory, datagram(1, &v9(7, 2, &[set(0, &template(256, &[8]))]))));
     assert_eq!(definitions(&memory), [template(257, &[4]), template(256, &[8])]);
@@ -75,7 +75,7 @@ fn what_is_withdrawn_is_forgotten() {
 }
 
 #[test]
-fn an_exporter_that_has_withdrawn_everything_leaves_nothing() {
+fn a_full_withdrawal_leaves_nothing() {
     let mut memory = memory_of(&[ipfix(7, 1, &[set(2, &template(256, &[4]))])]);
     assert!(!memory.is_empty());
     assert!(!note(&mut memory, datagram(1, &ipfix(7, 1, &[set(2, &numbers(&[300, 0]))]))));
@@ -86,7 +86,7 @@ fn an_exporter_that_has_withdrawn_everything_leaves_nothing() {
 }
 
 #[test]
-fn each_exporter_version_and_domain_has_templates_of_its_own() {
+fn each_version_and_domain_has_its_templates() {
     let mut memory = TemplateMemory::default();
     note(&mut memory, datagram(1, &v9(7, 1, &[set(0, &template(256, &[4]))])));
     note(&mut memory, datagram(1, &v9(8, 1, &[set(0, &template(257, &[4]))])));
@@ -108,7 +108,7 @@ fn each_exporter_version_and_domain_has_templates_of_its_own() {
 }
 
 #[test]
-fn v9_repeats_are_numbered_up_to_the_datagram_that_follows() {
+fn v9_repeats_are_numbered_up_to_the_datagram() {
     let records: Vec<_> = (0..100).map(|id| template(256 + id, &[4; 10])).collect();
     let memory = memory_of(&[v9(7, 1, &[set(0, &records.concat())])]);
     assert_eq!(numbers_before(&memory, &v9(7, 1000, &[])), [996, 997, 998, 999]);
@@ -117,7 +117,7 @@ fn v9_repeats_are_numbered_up_to_the_datagram_that_follows() {
 }
 
 #[test]
-fn a_v9_repeat_is_the_datagram_that_the_exporter_could_have_sent() {
+fn a_v9_repeat_is_a_valid_export_datagram() {
     let records = [template(256, &[4]), v9_options(257, 2), template(300, &[8, 8])];
     let sets = [set(0, &records[0]), set(1, &records[1]), set(0, &records[2])];
     let memory = memory_of(&[v9(7, 1, &sets)]);
@@ -127,7 +127,7 @@ fn a_v9_repeat_is_the_datagram_that_the_exporter_could_have_sent() {
 }
 
 #[test]
-fn ipfix_repeats_bear_the_number_of_the_message_that_follows() {
+fn ipfix_repeats_have_the_next_message_number() {
     let records: Vec<_> = (0..100).map(|id| template(256 + id, &[4; 10])).collect();
     let memory = memory_of(&[ipfix(7, 1, &[set(2, &records.concat())])]);
     assert_eq!(numbers_before(&memory, &ipfix(7, 1000, &[])), [1000; 4]);
@@ -147,7 +147,7 @@ fn flows_are_never_repeated() {
 }
 
 #[test]
-fn what_a_datagram_defines_itself_is_not_told_before_it() {
+fn own_definitions_are_not_repeated_before() {
     let memory = memory_of(&[v9(7, 1, &[set(0, &[template(256, &[4]), template(257, &[4])].concat())])]);
     let own = v9(7, 2, &[set(0, &template(256, &[8])), set(257, &[1; 4])]);
     assert_eq!(before(&memory, &datagram(1, &own)), [v9(7, 1, &[set(0, &template(257, &[4]))])]);
@@ -182,7 +182,7 @@ fn repeats_are_short_unless_one_template_is_long() {
 }
 
 #[test]
-fn the_templates_that_an_exporter_defined_first_make_room() {
+fn the_oldest_templates_of_an_exporter_make_room() {
     let last = 255 + u16::try_from(TEMPLATES_PER_EXPORTER).unwrap();
     let many: Vec<_> = (256..=last + 2).map(|id| v9(7, 1, &[set(0, &template(id, &[4]))])).collect();
     assert_eq!(ids(&memory_of(&many)), (258..=last + 2).collect::<Vec<_>>());
@@ -192,7 +192,7 @@ fn the_templates_that_an_exporter_defined_first_make_room() {
 }
 
 #[test]
-fn a_template_that_is_too_long_is_not_kept_and_takes_no_room() {
+fn a_template_that_is_too_long_is_not_kept() {
     let longest = TEMPLATE_BYTES_PER_EXPORTER - TEMPLATE_OVERHEAD;
     let too_long = v9(7, 2, &[set(0, &long_template(256, longest + 4))]);
     let mut memory = memory_of(&[v9(7, 1, &[set(0, &[template(256, &[4]), template(257, &[4])].concat())])]);
@@ -202,7 +202,7 @@ fn a_template_that_is_too_long_is_not_kept_and_takes_no_room() {
 }
 
 #[test]
-fn the_exporter_that_has_defined_nothing_for_longest_makes_room() {
+fn the_exporter_with_old_definitions_makes_room() {
     let defining = |source_id| v9(source_id, 1, &[set(0, &long_template(256, 60_000))]);
     let mut memory = TemplateMemory::default();
     let mut source_ids = 0_u32..;
@@ -221,7 +221,7 @@ fn the_exporter_that_has_defined_nothing_for_longest_makes_room() {
 }
 
 #[test]
-fn what_is_kept_comes_back_as_it_was_in_the_same_order() {
+fn stored_definitions_are_restored_in_order() {
     let mut memory = memory_of(&[
         v9(7, 1, &[set(0, &template(300, &[4, 4])), set(1, &v9_options(256, 2))]),
         ipfix(0xFFFF_FFFF, 1, &[set(2, &template(256, &[65_535])), set(3, &ipfix_options(400, 1))]),
