@@ -49,7 +49,7 @@ pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
     let Loaded { file, settings, .. } = loaded;
     let reloader = Reloader::new(load, file, settings.clone())?;
     allow_open_files();
-    let _lock = DirectoryLock::take(&settings.spool.directory, &spool::KEPT_APART)?;
+    let _lock = DirectoryLock::take(&settings.spool.directory, &spool::SUBDIRECTORIES)?;
     // The intake is in there.
     if let Some(directory) = settings.runtime_directory.as_deref().filter(|directory| directory.exists()) {
         open_private_directory(directory)?;

@@ -25,7 +25,9 @@ use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::secure::{OpenError, SpoolKeys, StreamKey};
 use nf_transport_core::sequence::{Gap, GapReason, Position, StreamId};
 use nf_transport_core::spool::disk::Directory;
-use nf_transport_core::spool::{Aside, Begun, Damage, KeptApart, Lineage, Newer, Room, SegmentReader, Spool};
+use nf_transport_core::spool::{
+    Begun, Damage, FileTotals, Lineage, Newer, Preserved, Room, SegmentReader, Spool,
+};
 use tokio::sync::Notify;
 
 use crate::host::systemd::messages::sender;
@@ -87,9 +89,9 @@ pub(crate) struct Figures {
     /// Datagrams that were queued when the stream was replaced, and that the receiver may have had already.
     pub(crate) possible_repeats: u64,
     /// Copies of damaged pieces.
-    pub(crate) damaged: Aside,
+    pub(crate) damaged: FileTotals,
     /// What a newer version wrote.
-    pub(crate) newer: Aside,
+    pub(crate) newer: FileTotals,
 }
 
 /// When the oldest datagram of the queue came into it.
@@ -118,8 +120,8 @@ pub(crate) struct SpoolFigures {
     pub(crate) segments: usize,
     pub(crate) oldest: Option<Begun>,
     pub(crate) room: Option<Room>,
-    pub(crate) damaged: Aside,
-    pub(crate) newer: Aside,
+    pub(crate) damaged: FileTotals,
+    pub(crate) newer: FileTotals,
     /// Where the spool began when `oldest` was read.
     first: Option<Position>,
 }
@@ -422,12 +424,12 @@ impl Queue {
     pub(crate) fn reader(
         &self,
         position: Position,
-        give_unreadable_up: bool,
+        skip_unreadable: bool,
     ) -> io::Result<Option<OpenedSegment>> {
         let spool = self.spool();
         let Some((first, _, _)) = spool.segment_at(position) else { return Ok(None) };
         let thinnings = spool.thinnings();
-        let reader = spool.reader(position, give_unreadable_up)?;
+        let reader = spool.reader(position, skip_unreadable)?;
         Ok(reader.map(|reader| OpenedSegment { first, reader, thinnings }))
     }
 
@@ -465,7 +467,7 @@ impl Queue {
         let (set_aside, aside) = {
             let mut spool = self.spool();
             let set_aside = if damage.length > 0 {
-                spool.set_aside(segment, damage.offset, damage.length)
+                spool.copy_damaged(segment, damage.offset, damage.length)
             } else {
                 Ok(())
             };
@@ -497,10 +499,10 @@ impl Queue {
 
     /// A newer version wrote a piece of the segment that starts at `segment`: it is taken out of the queue and kept. The
     /// receiver hears that its positions are unused, as they are; what lies there gets others once it can be read.
-    pub(crate) fn keep_newer(&self, segment: Position, newer: &Newer) -> io::Result<()> {
+    pub(crate) fn preserve_newer(&self, segment: Position, newer: &Newer) -> io::Result<()> {
         let (gap, aside) = {
             let mut spool = self.spool();
-            (spool.keep_newer(segment, newer.place)?, spool.newer())
+            (spool.preserve_newer(segment, newer.place)?, spool.newer())
         };
         // If it left the queue since it was read, the keeper accounts for it.
         let Some(gap) = gap else { return Ok(()) };
@@ -517,8 +519,8 @@ impl Queue {
     }
 
     /// Takes over that the spool kept these apart, as a newer version wrote them.
-    pub(crate) fn note_kept_apart(&self, kept: Vec<KeptApart>) {
-        for KeptApart { gap, needs } in kept {
+    pub(crate) fn note_kept_apart(&self, kept: Vec<Preserved>) {
+        for Preserved { gap, needs } in kept {
             self.state().ledger.keep_apart(gap);
             let what = format_args!("datagrams in the spool, from position {} on,", gap.first.0);
             tell_newer(what, NEWER_DIRECTORY, &needs);

@@ -1,50 +1,24 @@
-//! Rotation: which segment a batch goes into.
+//! Rotation: the choice of the segment for a batch.
 //!
-//! A new segment is wanted after some time or size, not needed: while no file can be created, because the disk has no
-//! inodes left or this process no descriptors, batches go on into the segment that is there.
+//! A new segment is wanted after some time or size, not needed: while no file can be created, because the
+//! disk has no inodes left or this process no descriptors, batches go on into the segment that is there.
 
-use core::time::Duration;
 use std::io;
 use std::sync::Arc;
 
 use crate::batch::Batch;
 use crate::clock::ClockStep;
-use crate::datagram::{BootTime, Moment};
+use crate::datagram::Moment;
 use crate::sequence::{Gap, Position};
-use crate::spool::age::LastWrite;
-use crate::spool::apart::Formats;
+use crate::spool::active::{Active, Stuck};
 use crate::spool::disk::{Disk, DiskFile};
+use crate::spool::name;
+use crate::spool::piece::{Formats, LastWrite, Piece};
 use crate::spool::segment::SegmentHeader;
-use crate::spool::{Piece, Spool, name};
-
-/// How long after a file could not be created the next one is tried, while batches have another place.
-const CREATE_AGAIN: Duration = Duration::from_secs(1);
-
-/// The segment that batches are appended to.
-#[derive(Debug)]
-pub(super) struct Active<F> {
-    pub(super) first: Position,
-    file: Arc<F>,
-    begun: Moment,
-    /// It has had its time.
-    is_over: bool,
-}
-
-/// A file that could not be created.
-#[derive(Debug)]
-pub(super) struct Stuck {
-    at: BootTime,
-    reason: String,
-}
-
-impl Stuck {
-    fn may_try(&self, now: Moment) -> bool {
-        now.boot.since(self.at).is_none_or(|since| since >= CREATE_AGAIN)
-    }
-}
+use crate::spool::state::Spool;
 
 impl<D: Disk> Spool<D> {
-    /// Why no new segment can be created, while batches go on into the one before it.
+    /// The reason why no new segment can be created, while batches go into the one before it.
     pub fn stuck(&self) -> Option<&str> {
         self.stuck.as_ref().map(|stuck| stuck.reason.as_str())
     }
@@ -57,8 +31,8 @@ impl<D: Disk> Spool<D> {
         }
     }
 
-    /// Whether the active segment has had its time or its size before `length` more bytes. A step of the wall clock ends it,
-    /// too, so that its stamps belong together.
+    /// True if the active segment has reached its time, or its size with `length` more bytes. A step of the
+    /// wall clock ends it, too, so that its stamps belong together.
     fn is_due(&self, length: u64, now: Moment) -> bool {
         self.active.as_ref().is_some_and(|active| {
             let full = match self.pieces.get(&active.first) {
@@ -184,8 +158,8 @@ impl<D: Disk> Spool<D> {
         Some((first, file))
     }
 
-    /// The segment that starts at `segment` covers the gaps behind it up to `end`, and is read as one with a hole. Their
-    /// records go, or the next start would read no further than the first of them.
+    /// The segment that starts at `segment` covers the gaps behind it up to `end`, and is read as one with a
+    /// hole. Their records go, or the next start would read no further than the first of them.
     fn span_gaps(&mut self, segment: Position, end: Position) {
         let behind = self.pieces.range(segment..).filter_map(|(first, piece)| match *piece {
             Piece::Gap { end, reason } => Some(Gap { first: *first, end, reason }),

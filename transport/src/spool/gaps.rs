@@ -1,0 +1,69 @@
+//! Records of gaps.
+
+use std::io;
+
+use crate::sequence::Gap;
+use crate::spool::disk::Disk;
+use crate::spool::name;
+use crate::spool::piece::Piece;
+use crate::spool::state::Spool;
+
+impl<D: Disk> Spool<D> {
+    /// Records that the positions of `gap` are gone. If no piece covers them yet, they follow the end. A
+    /// record that cannot be written is kept in memory, and tried again.
+    pub fn record_gap(&mut self, gap: Gap) {
+        let recorded = self.put_gap(gap);
+        self.note_gap(gap, recorded);
+    }
+
+    /// The gap of the same reason that `gap` makes longer.
+    pub(super) fn gap_before(&self, gap: Gap) -> Option<Gap> {
+        match self.pieces.range(..gap.first).next_back() {
+            Some((first, Piece::Gap { end, reason })) if *end == gap.first && *reason == gap.reason => {
+                Some(Gap { first: *first, end: *end, reason: *reason })
+            }
+            _ => None,
+        }
+    }
+
+    /// Writes the record of `gap` to disk.
+    pub(super) fn put_gap(&mut self, gap: Gap) -> io::Result<()> {
+        let old = self.gap_before(gap);
+        let name = name::gap(&Gap { first: old.map_or(gap.first, |old| old.first), ..gap });
+        let renamed = match old {
+            Some(old) => self.disk.rename(&name::gap(&old), &name),
+            None => Err(io::ErrorKind::NotFound.into()),
+        };
+        match renamed {
+            // There is no record that could be made longer.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => drop(self.disk.create(&name)?),
+            other => other?,
+        }
+        self.unremoved.remove(&name);
+        self.names_unsynced = true;
+        Ok(())
+    }
+
+    /// Adds `gap` to the pieces. Its record is on disk if `recorded`.
+    pub(super) fn note_gap(&mut self, gap: Gap, recorded: io::Result<()>) {
+        if self.active.as_ref().is_some_and(|active| active.first <= gap.first) {
+            self.active = None;
+        }
+        let Err(error) = recorded else {
+            let first = self.gap_before(gap).map_or(gap.first, |old| old.first);
+            self.pieces.insert(first, Piece::Gap { end: gap.end, reason: gap.reason });
+            return;
+        };
+        // It gets a record of its own, as the one before it cannot be made longer.
+        self.pieces.insert(gap.first, Piece::Gap { end: gap.end, reason: gap.reason });
+        if self.gaps_unrecorded.is_empty() {
+            tracing::warn!(
+                first = gap.first.0,
+                end = gap.end.0,
+                %error,
+                "cannot record a gap in the spool: {error}; trying again"
+            );
+        }
+        self.gaps_unrecorded.insert(gap.first);
+    }
+}

@@ -1,0 +1,83 @@
+//! Removes acknowledged segments and gaps.
+
+use std::io;
+
+use crate::internal_error::note_internal_error;
+use crate::sequence::{Gap, Position};
+use crate::spool::disk::Disk;
+use crate::spool::name;
+use crate::spool::piece::Piece;
+use crate::spool::state::Spool;
+
+impl<D: Disk> Spool<D> {
+    /// Notes that positions below `position` are acknowledged. Removes files without other batches.
+    pub fn acknowledge(&mut self, position: Position) {
+        let before = self.acknowledged;
+        self.acknowledged = before.max(position);
+        while let Some((&first, piece)) = self.pieces.first_key_value()
+            && piece.end() <= self.acknowledged
+        {
+            match *piece {
+                Piece::Segment { .. } => self.retire_segment(first, before),
+                Piece::Gap { end, reason } => {
+                    self.pieces.remove(&first);
+                    self.remove_file(&name::gap(&Gap { first, end, reason }));
+                }
+            }
+        }
+    }
+
+    /// Removes a segment that is no longer needed.
+    pub(super) fn remove_segment(&mut self, first: Position) {
+        let before = self.size;
+        self.forget_segment(first);
+        // Free space is read before and after, so that writes and removals of others do not count.
+        self.look_at_free();
+        self.remove_segment_file(first);
+        self.awaited.removed(before.saturating_sub(self.size));
+        self.look_at_free();
+    }
+
+    pub(super) fn forget_segment(&mut self, first: Position) {
+        if self.active.as_ref().is_some_and(|active| active.first == first) {
+            self.active = None;
+        }
+        self.unsynced.remove(&first);
+        if let Some(Piece::Segment { size, .. }) = self.pieces.remove(&first) {
+            self.size = self.size.checked_sub(size).unwrap_or_else(|| {
+                note_internal_error("a segment is larger than the spool");
+                0
+            });
+        }
+    }
+
+    /// Removes the file of the segment that starts at `first`, and then its marker, if it was thinned:
+    /// without it, a start would count the dropped datagrams as queued.
+    pub(super) fn remove_segment_file(&mut self, first: Position) {
+        let name = name::segment(first);
+        self.remove_file(&name);
+        if !self.unremoved.contains(&name) {
+            self.forget_thinned(first);
+        }
+    }
+
+    /// Removes a file if it exists. A failed removal is retried, at the latest by the next start. That start
+    /// sends the data again, and the receiver drops it.
+    pub(super) fn remove_file(&mut self, name: &str) {
+        match self.disk.remove(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                if self.unremoved.is_empty() {
+                    tracing::warn!(
+                        %error,
+                        "cannot remove the file {name:?} of the spool, which is no longer needed: {error}; \
+                         trying again until the disk allows it"
+                    );
+                }
+                self.unremoved.insert(name.to_owned());
+            }
+            _ => {
+                self.unremoved.remove(name);
+            }
+        }
+    }
+}
