@@ -18,8 +18,8 @@ use crate::limits::FILE_TIME_LAG;
 use crate::sequence::Position;
 use crate::spool::clocks::{Clocks, WrongClock};
 use crate::spool::disk::{Disk, DiskFile};
+use crate::spool::extent::{Extent, LastWrite};
 use crate::spool::name;
-use crate::spool::piece::{LastWrite, Piece};
 use crate::spool::segment::{Begun, SEGMENT_HEADER_LEN, SegmentHeader};
 use crate::spool::state::Spool;
 
@@ -41,7 +41,7 @@ impl<D: Disk> Spool<D> {
     }
 
     fn wrong_clock_at_start(&self, now: Moment) -> Option<WrongClock> {
-        let (first, written) = self.pieces.iter().rev().find_map(segment)?;
+        let (first, written) = self.extents.iter().rev().find_map(segment)?;
         let begun = self.begun(first)?;
         let ahead = begun.wall_ahead().filter(|_| now.boot.since(begun.boot.unwrap_or_default()).is_some());
         if let Some(ahead) = ahead {
@@ -89,8 +89,8 @@ impl<D: Disk> Spool<D> {
     }
 }
 
-fn segment((first, piece): (&Position, &Piece)) -> Option<(Position, LastWrite)> {
-    piece.last_write().map(|written| (*first, written))
+fn segment((first, extent): (&Position, &Extent)) -> Option<(Position, LastWrite)> {
+    extent.last_write().map(|written| (*first, written))
 }
 
 impl Begun {

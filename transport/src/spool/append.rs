@@ -6,7 +6,7 @@ use crate::batch::Batch;
 use crate::datagram::Moment;
 use crate::sequence::Position;
 use crate::spool::disk::{Disk, DiskFile, is_full};
-use crate::spool::piece::{LastWrite, Piece};
+use crate::spool::extent::{Extent, LastWrite};
 use crate::spool::room::Yielding;
 use crate::spool::state::Spool;
 
@@ -57,7 +57,7 @@ impl<D: Disk> Spool<D> {
     pub(super) fn write(&mut self, batch: &Batch, now: Moment) -> io::Result<()> {
         let (first, file) = self.segment_for(batch, now)?;
         let marked = self.mark_thinned(first, batch);
-        let Some(Piece::Segment { end, size, written, .. }) = self.pieces.get_mut(&first) else {
+        let Some(Extent::Segment { end, size, written, .. }) = self.extents.get_mut(&first) else {
             return Err(io::ErrorKind::NotFound.into());
         };
         if let Err(error) = marked.and_then(|()| file.write_at(batch.bytes(), *size)) {

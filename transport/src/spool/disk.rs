@@ -14,7 +14,7 @@ use crate::datagram::Timestamp;
 
 /// A file of the spool as a listing shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct FileEntry {
     /// The name inside the spool directory.
     pub name: String,
     /// Length in bytes.
@@ -61,10 +61,10 @@ pub trait Disk: core::fmt::Debug {
     type File: DiskFile + core::fmt::Debug;
 
     /// The plain files in it, in no order.
-    fn list(&self) -> io::Result<Vec<Entry>>;
+    fn list(&self) -> io::Result<Vec<FileEntry>>;
     /// The plain files in a directory of it, in no order, with names that begin with that of the directory;
     /// none if it is not there.
-    fn list_in(&self, directory: &str) -> io::Result<Vec<Entry>>;
+    fn list_in(&self, directory: &str) -> io::Result<Vec<FileEntry>>;
     /// Opens a file for writing. Creates it if it is missing, and keeps its content otherwise.
     fn create(&self, name: &str) -> io::Result<Self::File>;
     /// Opens a file for reading.
@@ -123,7 +123,7 @@ impl Directory {
 impl Disk for Directory {
     type File = File;
 
-    fn list(&self) -> io::Result<Vec<Entry>> {
+    fn list(&self) -> io::Result<Vec<FileEntry>> {
         let files = plain_files(&self.path)?;
         // Most of the time of a start goes into asking for the lengths of thousands of files.
         let most = files.len().div_ceil(LISTERS).max(LISTED_AT_ONCE);
@@ -136,12 +136,12 @@ impl Disk for Directory {
         })
     }
 
-    fn list_in(&self, directory: &str) -> io::Result<Vec<Entry>> {
+    fn list_in(&self, directory: &str) -> io::Result<Vec<FileEntry>> {
         let files = match plain_files(&self.path.join(directory)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             other => other?,
         };
-        let within = |entry: Entry| Entry { name: format!("{directory}/{}", entry.name), ..entry };
+        let within = |entry: FileEntry| FileEntry { name: format!("{directory}/{}", entry.name), ..entry };
         Ok(entries(&files)?.into_iter().map(within).collect())
     }
 
@@ -221,12 +221,12 @@ fn plain_files(directory: &Path) -> io::Result<Vec<DirEntry>> {
     Ok(files)
 }
 
-fn entries(files: &[DirEntry]) -> io::Result<Vec<Entry>> {
+fn entries(files: &[DirEntry]) -> io::Result<Vec<FileEntry>> {
     let mut entries = Vec::with_capacity(files.len());
     for file in files {
         let Ok(name) = file.file_name().into_string() else { continue };
         let metadata = file.metadata()?;
-        entries.push(Entry { name, size: metadata.len(), modified: modified_of(&metadata)? });
+        entries.push(FileEntry { name, size: metadata.len(), modified: modified_of(&metadata)? });
     }
     Ok(entries)
 }

@@ -11,7 +11,7 @@ use bytesize::ByteSize;
 use crate::sequence::{Gap, GapReason, Position};
 use crate::spool::append::AppendError;
 use crate::spool::disk::{Disk, is_full};
-use crate::spool::piece::Piece;
+use crate::spool::extent::Extent;
 use crate::spool::policy::WhenFull;
 use crate::spool::room::{Idle, Purpose, Room, Yielding};
 use crate::spool::state::Spool;
@@ -85,8 +85,7 @@ impl<D: Disk> Spool<D> {
         is_allowed && self.policy.when_full == WhenFull::DropOldest
     }
 
-    /// Bytes that the disk has more if all segments are dropped that may go, but counted no further than
-    /// `wanted`.
+    /// Bytes that the disk gains if all droppable segments are dropped, but counted no further than `wanted`.
     fn droppable(&mut self, wanted: u64, in_flight: Position, yielding: Yielding) -> u64 {
         if !self.may_drop(yielding, Purpose::Disk) {
             return 0;
@@ -111,19 +110,19 @@ impl<D: Disk> Spool<D> {
 
     /// The segments that may be dropped while positions below `in_flight` are on their way, oldest first.
     pub(super) fn idle_segments(&self, in_flight: Position) -> impl Iterator<Item = Idle> {
-        self.pieces.iter().filter_map(move |(first, piece)| match *piece {
-            Piece::Segment { end, size, written, formats } => {
+        self.extents.iter().filter_map(move |(first, extent)| match *extent {
+            Extent::Segment { end, size, written, formats } => {
                 let may_go = in_flight <= self.acknowledged.max(*first)
                     && formats.may_go(written)
                     && self.is_copied(*first);
                 may_go.then_some(Idle { first: *first, end, size, written })
             }
-            Piece::Gap { .. } => None,
+            Extent::Gap { .. } => None,
         })
     }
 
-    /// Drops the oldest segments that may go, so that all of them have `excess` bytes less and the disk has
-    /// `lacking` bytes more, and leaves gaps in their place.
+    /// Drops the oldest droppable segments until the queue has `excess` bytes less and the disk `lacking`
+    /// bytes more. Leaves gaps in their place.
     fn drop_oldest(&mut self, excess: u64, lacking: u64, in_flight: Position) -> Result<(), AppendError> {
         let target = self.size.saturating_sub(excess);
         let mut freed = 0;
@@ -139,7 +138,7 @@ impl<D: Disk> Spool<D> {
 
     /// Drops the oldest segment that is not in flight, and leaves a gap in its place. Returns how many bytes
     /// that frees: none if a newer version wrote some of it, because it is preserved then; `None` if there is
-    /// no such segment. A disk that refuses changes leaves everything as it was.
+    /// no such segment. If the disk refuses changes, everything stays as it was.
     pub(super) fn drop_segment(
         &mut self,
         in_flight: Position,

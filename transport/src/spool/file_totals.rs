@@ -1,6 +1,6 @@
 //! The number and size of the files of one subdirectory of the spool.
 
-use crate::spool::disk::Entry;
+use crate::spool::disk::FileEntry;
 
 /// Files of one subdirectory of the spool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,7 +12,7 @@ pub struct FileTotals {
 }
 
 impl FileTotals {
-    pub(super) fn of(files: &[Entry]) -> Self {
+    pub(super) fn of(files: &[FileEntry]) -> Self {
         let bytes = files.iter().map(|file| file.size).sum();
         Self { files: u64::try_from(files.len()).unwrap_or(u64::MAX), bytes }
     }

@@ -4,13 +4,13 @@ use std::io;
 
 use crate::sequence::Gap;
 use crate::spool::disk::Disk;
+use crate::spool::extent::Extent;
 use crate::spool::name;
-use crate::spool::piece::Piece;
 use crate::spool::state::Spool;
 
 impl<D: Disk> Spool<D> {
-    /// Records that the positions of `gap` are gone. If no piece covers them yet, they follow the end. A
-    /// record that cannot be written is kept in memory, and tried again.
+    /// Records that the positions of `gap` are gone. If no extent covers them yet, they follow the end. A
+    /// record that cannot be written is kept in memory, and its write is retried.
     pub fn record_gap(&mut self, gap: Gap) {
         let recorded = self.put_gap(gap);
         self.note_gap(gap, recorded);
@@ -18,8 +18,8 @@ impl<D: Disk> Spool<D> {
 
     /// The gap of the same reason that `gap` makes longer.
     pub(super) fn gap_before(&self, gap: Gap) -> Option<Gap> {
-        match self.pieces.range(..gap.first).next_back() {
-            Some((first, Piece::Gap { end, reason })) if *end == gap.first && *reason == gap.reason => {
+        match self.extents.range(..gap.first).next_back() {
+            Some((first, Extent::Gap { end, reason })) if *end == gap.first && *reason == gap.reason => {
                 Some(Gap { first: *first, end: *end, reason: *reason })
             }
             _ => None,
@@ -44,18 +44,18 @@ impl<D: Disk> Spool<D> {
         Ok(())
     }
 
-    /// Adds `gap` to the pieces. Its record is on disk if `recorded`.
+    /// Adds `gap` to the extents. Its record is on disk if `recorded`.
     pub(super) fn note_gap(&mut self, gap: Gap, recorded: io::Result<()>) {
         if self.active.as_ref().is_some_and(|active| active.first <= gap.first) {
             self.active = None;
         }
         let Err(error) = recorded else {
             let first = self.gap_before(gap).map_or(gap.first, |old| old.first);
-            self.pieces.insert(first, Piece::Gap { end: gap.end, reason: gap.reason });
+            self.extents.insert(first, Extent::Gap { end: gap.end, reason: gap.reason });
             return;
         };
         // It gets a record of its own, as the one before it cannot be made longer.
-        self.pieces.insert(gap.first, Piece::Gap { end: gap.end, reason: gap.reason });
+        self.extents.insert(gap.first, Extent::Gap { end: gap.end, reason: gap.reason });
         if self.gaps_unrecorded.is_empty() {
             tracing::warn!(
                 first = gap.first.0,

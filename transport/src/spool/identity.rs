@@ -1,4 +1,4 @@
-//! The file `stream`: which stream this spool numbers, where the numbering stands, and which runs sent it.
+//! The file `stream`: stream id, state of the numbering, and the runs that sent the stream.
 //!
 //! It is written twice in a run, at start and at an orderly stop, and when the spool begins a new stream. The
 //! file holds the same record two times, written in place one after the other, so neither a damaged byte nor
@@ -32,7 +32,7 @@ use zeroize::Zeroizing;
 use crate::limits::RUNS_MAX;
 use crate::sequence::{Position, RunId, StreamId};
 use crate::spool::disk::{Disk, DiskFile};
-use crate::spool::lineage::{Lineage, Run, StreamSecret};
+use crate::spool::lineage::{Lineage, RunStart, StreamSecret};
 
 const FILE: &str = "stream";
 const MAGIC: [u8; 8] = *b"NFSTREAM";
@@ -201,12 +201,12 @@ fn lineage(mut rest: &[u8], version: u16, count: u8) -> Option<Lineage> {
     let mut runs = Vec::new();
     for _ in 0..count {
         let id = RunId(rest.try_get_u128().ok()?.to_be_bytes());
-        runs.push(Run { id, start: Position(rest.try_get_u64().ok()?) });
+        runs.push(RunStart { id, start: Position(rest.try_get_u64().ok()?) });
     }
     Some(Lineage::restored(sent_as, secret, replaced, runs))
 }
 
-/// The version that the first record claims; `None` if it is none of ours at all.
+/// The version that the first record claims; `None` if it is not one of this program.
 fn version_of(bytes: &[u8]) -> Option<u16> {
     let mut rest = bytes.strip_prefix(&MAGIC)?.get(CHECKED_FROM - MAGIC.len()..)?;
     rest.try_get_u16().ok()

@@ -1,12 +1,12 @@
-//! The lives of a spool: which runs of nf-sender sent its stream, and where each began to number.
+//! The lineage of a spool: the runs of nf-sender that sent its stream, and the first position of each.
 //!
-//! A spool that is restored from a backup, or used by a second machine, goes on from an earlier point than
-//! its receiver knows. Positions alone cannot tell: the copy numbers new datagrams with positions that the
+//! A spool that is restored from a backup, or used by a second machine, continues from an earlier point than
+//! its receiver knows. Positions alone do not show that: the copy numbers new datagrams with positions that the
 //! receiver has delivered other datagrams for. So every run draws an id, and the receiver remembers with each
 //! position which run sent it. Datagrams at the receiver count as delivered only if a run of this lineage can
 //! have sent them.
 //!
-//! Pure: knows no disk and no clock. [`super::identity`] stores it.
+//! Pure: uses no disk and no clock. [`super::identity`] stores it.
 
 use core::fmt;
 
@@ -30,7 +30,7 @@ pub struct OwnStream {
 
 /// One run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
+pub struct RunStart {
     /// Its id.
     pub id: RunId,
     /// The position of its first datagram.
@@ -53,7 +53,7 @@ pub struct Lineage {
     secret: Option<StreamSecret>,
     replaced: Option<StreamId>,
     /// Oldest first; the last one is the present run. At most `RUNS_MAX`.
-    runs: Vec<Run>,
+    runs: Vec<RunStart>,
 }
 
 impl Lineage {
@@ -71,7 +71,7 @@ impl Lineage {
         sent_as: StreamId,
         secret: Option<StreamSecret>,
         replaced: Option<StreamId>,
-        runs: Vec<Run>,
+        runs: Vec<RunStart>,
     ) -> Self {
         Self { sent_as, secret, replaced, runs }
     }
@@ -92,7 +92,7 @@ impl Lineage {
     }
 
     /// The runs, oldest first.
-    pub fn runs(&self) -> &[Run] {
+    pub fn runs(&self) -> &[RunStart] {
         &self.runs
     }
 
@@ -103,13 +103,13 @@ impl Lineage {
 
     /// Begins a run that numbers datagrams from `start` on. Positions below `acknowledged` are acknowledged.
     pub fn begin(&mut self, id: RunId, start: Position, acknowledged: Position) {
-        self.runs.push(Run { id, start });
+        self.runs.push(RunStart { id, start });
         self.forget(acknowledged);
     }
 
     /// Removes runs whose datagrams are all acknowledged.
     pub fn forget(&mut self, acknowledged: Position) {
-        let is_needed = |next: &Run| next.start > acknowledged;
+        let is_needed = |next: &RunStart| next.start > acknowledged;
         let successors = self.runs.get(1..).unwrap_or_default();
         let ended = successors.iter().position(is_needed).unwrap_or(successors.len());
         let excess = self.runs.len().saturating_sub(RUNS_MAX);
@@ -137,7 +137,7 @@ impl Lineage {
     }
 
     /// Sends the spool as the stream `new` from now on, which no other life of it shares. The present run
-    /// goes on.
+    /// continues.
     pub fn replace_stream(&mut self, new: OwnStream) {
         self.replaced = Some(self.sent_as);
         (self.sent_as, self.secret) = (new.id, Some(new.secret));
@@ -236,7 +236,7 @@ mod tests {
         lineage.replace_stream(own_stream(8));
         assert_eq!((lineage.sent_as(), lineage.replaced()), (StreamId([8; 16]), Some(STREAM)));
         assert_eq!(lineage.secret(), Some(&own_stream(8).secret));
-        assert_eq!(lineage.runs(), [Run { id: run(3), start: Position(200) }]);
+        assert_eq!(lineage.runs(), [RunStart { id: run(3), start: Position(200) }]);
     }
 
     #[test]

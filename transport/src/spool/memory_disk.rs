@@ -8,10 +8,10 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use crate::datagram::Timestamp;
-use crate::spool::disk::{Disk, DiskFile, Entry, Space};
+use crate::spool::disk::{Disk, DiskFile, FileEntry, Space};
 
 #[derive(Debug, Default)]
-struct Content {
+struct FileContent {
     bytes: RefCell<Vec<u8>>,
     synced: RefCell<Vec<u8>>,
     modified: Cell<Timestamp>,
@@ -19,7 +19,7 @@ struct Content {
     unreadable: RefCell<Range<usize>>,
 }
 
-type Names = BTreeMap<String, Rc<Content>>;
+type Names = BTreeMap<String, Rc<FileContent>>;
 
 /// A directory that lives in memory. Clones show the same directory.
 #[derive(Clone, Debug)]
@@ -66,7 +66,7 @@ impl Default for MemoryDisk {
 /// An open file of a [`MemoryDisk`].
 #[derive(Debug)]
 pub(crate) struct MemoryFile {
-    content: Rc<Content>,
+    content: Rc<FileContent>,
     disk: MemoryDisk,
 }
 
@@ -90,7 +90,8 @@ impl MemoryDisk {
 
     /// Puts a synced file there.
     pub(crate) fn put(&self, name: &str, bytes: Vec<u8>) {
-        let content = Content { bytes: bytes.clone().into(), synced: bytes.into(), ..Content::default() };
+        let content =
+            FileContent { bytes: bytes.clone().into(), synced: bytes.into(), ..FileContent::default() };
         self.now.borrow_mut().insert(name.to_owned(), Rc::new(content));
         *self.synced.borrow_mut() = self.now.borrow().clone();
     }
@@ -195,11 +196,11 @@ impl MemoryDisk {
         self.opened.borrow().clone()
     }
 
-    fn entries(&self, is_wanted: impl Fn(&str) -> bool) -> io::Result<Vec<Entry>> {
+    fn entries(&self, is_wanted: impl Fn(&str) -> bool) -> io::Result<Vec<FileEntry>> {
         self.check()?;
         let names = self.now.borrow();
-        let entry = |(name, content): (&String, &Rc<Content>)| {
-            let entry = Entry {
+        let entry = |(name, content): (&String, &Rc<FileContent>)| {
+            let entry = FileEntry {
                 name: name.clone(),
                 size: size(content.bytes.borrow().len()),
                 modified: content.modified.get(),
@@ -229,11 +230,11 @@ impl MemoryDisk {
 impl Disk for MemoryDisk {
     type File = MemoryFile;
 
-    fn list(&self) -> io::Result<Vec<Entry>> {
+    fn list(&self) -> io::Result<Vec<FileEntry>> {
         self.entries(|name| !name.contains('/'))
     }
 
-    fn list_in(&self, directory: &str) -> io::Result<Vec<Entry>> {
+    fn list_in(&self, directory: &str) -> io::Result<Vec<FileEntry>> {
         self.entries(|name| name.split_once('/').is_some_and(|(first, _)| first == directory))
     }
 

@@ -3,7 +3,7 @@
 //! A [`Spool`] owns the files of one directory. It opens no socket, reads no clock and starts no thread that
 //! outlives a call: callers pass the current moment. Two invariants hold:
 //!
-//! - The pieces (segments and gaps) follow each other without a hole.
+//! - The extents (segments and gaps) follow each other without a hole.
 //! - A position that was acknowledged, dropped or found damaged is never assigned again.
 //!
 //! | file | content |
@@ -27,12 +27,12 @@ pub(crate) mod memory_disk;
 
 // Values.
 pub mod disk;
+mod extent;
 mod file_totals;
 pub mod identity;
 mod item;
 pub mod lineage;
 mod name;
-mod piece;
 mod policy;
 mod segment;
 
@@ -71,7 +71,7 @@ pub use open::{Opened, Survey, open, survey};
 pub use policy::{MinFree, Policy, WhenFull};
 pub use preserved::Preserved;
 pub use reader::SegmentReader;
-pub use reimport::{Broken, Reimported, Unusable};
+pub use reimport::{Broken, ImportError, Reimported};
 pub use room::{Room, Yielding};
 pub use segment::{Begun, SEGMENT_HEADER_LEN};
 pub use state::Spool;

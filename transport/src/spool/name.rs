@@ -22,14 +22,14 @@ pub(super) const UNFINISHED_THINNED: &str = "thinned.new";
 
 /// A parsed file name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Name {
+pub(super) enum FileName {
     /// `<first position, 20 digits>.segment`: batches.
     Segment(Position),
     /// `<first, 20 digits>-<end, 20 digits>-<reason>.gap`: an empty file for positions that were dropped.
     Gap(Gap),
 }
 
-impl Name {
+impl FileName {
     /// Parses a name; `None` for a foreign file.
     pub(super) fn parse(name: &str) -> Option<Self> {
         if let Some(first) = name.strip_suffix(".segment") {
@@ -45,7 +45,7 @@ impl Name {
 
 /// True if a file of this name in a spool directory is a segment.
 pub fn is_segment(name: &str) -> bool {
-    matches!(Name::parse(name), Some(Name::Segment(_)))
+    matches!(FileName::parse(name), Some(FileName::Segment(_)))
 }
 
 fn parse_position(digits: &str) -> Option<Position> {
@@ -101,9 +101,9 @@ mod tests {
     #[test]
     fn names_round_trip() {
         let first = Position(42);
-        assert_eq!(Name::parse(&segment(first)), Some(Name::Segment(first)));
+        assert_eq!(FileName::parse(&segment(first)), Some(FileName::Segment(first)));
         let dropped = Gap { first, end: Position(u64::MAX), reason: GapReason::SpoolFull };
-        assert_eq!(Name::parse(&gap(&dropped)), Some(Name::Gap(dropped)));
+        assert_eq!(FileName::parse(&gap(&dropped)), Some(FileName::Gap(dropped)));
         assert_eq!(segment(first), "00000000000000000042.segment");
         assert_eq!(parse_thinned(&thinned(first)), Some(first));
         let stream = StreamId([0xA5; 16]);
@@ -126,7 +126,7 @@ mod tests {
             "00000000000000000042-00000000000000000042-spool-full.gap",
             "00000000000000000042-00000000000000000043-bored.gap",
         ] {
-            assert_eq!(Name::parse(name), None, "{name}");
+            assert_eq!(FileName::parse(name), None, "{name}");
         }
     }
 }

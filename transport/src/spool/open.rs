@@ -7,13 +7,13 @@ use crate::batch::Batch;
 use crate::datagram::Timestamp;
 use crate::limits::POSITIONS_PER_RUN;
 use crate::sequence::{Gap, GapReason, Position, StreamId};
-use crate::spool::disk::{Disk, DiskFile, Entry};
+use crate::spool::disk::{Disk, DiskFile, FileEntry};
+use crate::spool::extent::{Extent, Formats, LastWrite};
 use crate::spool::file_totals::FileTotals;
 use crate::spool::identity::{Identity, LastRun, StreamFile};
 use crate::spool::item::Item;
 use crate::spool::lineage::{Lineage, OwnStream};
-use crate::spool::name::{self, NEWER, Name};
-use crate::spool::piece::{Formats, LastWrite, Piece};
+use crate::spool::name::{self, FileName, NEWER};
 use crate::spool::policy::Policy;
 use crate::spool::preserved::Preservation;
 use crate::spool::reader::SegmentReader;
@@ -34,7 +34,8 @@ pub struct Opened<D: Disk> {
     pub torn: u64,
     /// Arrival of the newest datagram of the last segment.
     pub newest: Option<Timestamp>,
-    /// First position of the segments of a newer version that this start moved to `newer/`.
+    /// First position of the newest segments that this start removed from the queue, because they are of a
+    /// newer version or another stream.
     pub newer: Option<Position>,
     /// Positions in segments of the queue that a copy in `newer/` replaces.
     pub copied: Vec<Gap>,
@@ -45,7 +46,7 @@ pub struct Opened<D: Disk> {
 pub struct Survey<D: Disk> {
     disk: D,
     /// Segments and gaps, by position.
-    files: Vec<(Name, Entry)>,
+    files: Vec<(FileName, FileEntry)>,
     /// First positions of the segments that are marked as thinned.
     thinned: Vec<Position>,
     /// True if a thinning was cut short.
@@ -65,12 +66,14 @@ pub fn survey<D: Disk>(disk: D) -> io::Result<Survey<D>> {
     let has_spare = entries.iter().any(|entry| entry.name == name::SPARE);
     let thinned = entries.iter().filter_map(|entry| name::parse_thinned(&entry.name)).collect();
     let is_thinning_unfinished = entries.iter().any(|entry| entry.name == name::UNFINISHED_THINNED);
-    let mut files: Vec<(Name, Entry)> =
-        entries.into_iter().filter_map(|entry| Name::parse(&entry.name).map(|name| (name, entry))).collect();
+    let mut files: Vec<(FileName, FileEntry)> = entries
+        .into_iter()
+        .filter_map(|entry| FileName::parse(&entry.name).map(|name| (name, entry)))
+        .collect();
     // A gap before the segment it stands for, and a longer record after one that it replaces.
     files.sort_by_key(|(name, _)| match name {
-        Name::Gap(gap) => (gap.first, false, gap.end),
-        Name::Segment(first) => (*first, true, *first),
+        FileName::Gap(gap) => (gap.first, false, gap.end),
+        FileName::Segment(first) => (*first, true, *first),
     });
     let (identity, newer) = match Identity::read(&disk)? {
         StreamFile::Identity(identity) => (Some(identity), None),
@@ -96,13 +99,13 @@ pub fn open<D: Disk>(disk: D, new_stream: OwnStream, policy: Policy) -> io::Resu
 impl<D: Disk> Survey<D> {
     /// The first whole batch of the oldest segment, and of the newest one.
     pub fn samples(&self) -> Vec<Batch> {
-        let segments = || self.files.iter().filter(|(name, _)| matches!(name, Name::Segment(_)));
+        let segments = || self.files.iter().filter(|(name, _)| matches!(name, FileName::Segment(_)));
         let ends = [segments().next(), segments().next_back()].into_iter().flatten();
         ends.filter_map(|(name, entry)| self.sample(first_of(name), entry)).collect()
     }
 
     /// The first whole batch of a segment; `None` if it has none, or cannot be read.
-    fn sample(&self, first: Position, entry: &Entry) -> Option<Batch> {
+    fn sample(&self, first: Position, entry: &FileEntry) -> Option<Batch> {
         let file = self.disk.open(&entry.name).ok()?;
         let mut reader = SegmentReader::new(file, self.stream?, first, Position(u64::MAX), entry.size);
         reader.skip_unreadable();
@@ -121,8 +124,8 @@ impl<D: Disk> Survey<D> {
         if let Some(version) = newer {
             tracing::error!(
                 "a newer nf-sender wrote the file \"stream\" of the spool (version {version}): leaving it \
-                 unchanged and delivering the segments; some datagrams may arrive twice; install the newer version \
-                 again to continue exactly where it stopped"
+                 unchanged and delivering the segments; some datagrams may arrive twice; install the newer \
+                 version again to continue exactly where it stopped"
             );
         }
         let lineage = match (identity.as_ref(), stream) {
@@ -139,7 +142,7 @@ impl<D: Disk> Survey<D> {
                 lineage,
                 is_identity_newer: newer.is_some(),
                 policy,
-                pieces: BTreeMap::new(),
+                extents: BTreeMap::new(),
                 active: None,
                 closed: None,
                 stuck: None,
@@ -201,17 +204,17 @@ fn stream_of(start: &[u8]) -> Option<StreamId> {
     newer.or_else(|| SegmentHeader::parse(start).map(|header| header.stream))
 }
 
-fn first_of(name: &Name) -> Position {
+fn first_of(name: &FileName) -> Position {
     match name {
-        Name::Segment(first) => *first,
-        Name::Gap(gap) => gap.first,
+        FileName::Segment(first) => *first,
+        FileName::Gap(gap) => gap.first,
     }
 }
 
 /// The stream that the newest segment with a whole header belongs to.
-fn stream_of_segments(disk: &impl Disk, files: &[(Name, Entry)]) -> io::Result<Option<StreamId>> {
+fn stream_of_segments(disk: &impl Disk, files: &[(FileName, FileEntry)]) -> io::Result<Option<StreamId>> {
     for (name, entry) in files.iter().rev() {
-        if matches!(name, Name::Segment(_)) {
+        if matches!(name, FileName::Segment(_)) {
             let mut bytes = [0; SEGMENT_HEADER_LEN];
             // An unreadable header counts as a damaged one.
             let read = disk.open(&entry.name)?.read_at(&mut bytes, 0).unwrap_or_default();
@@ -227,9 +230,9 @@ impl<D: Disk> Opened<D> {
     /// Moves the last segments to `newer/` if a newer version wrote them, or if they are of another stream,
     /// as an older version leaves them that could not read the file `stream`. Others are found when they are
     /// read. Returns the first positions of those of this stream that could not be moved, oldest first.
-    fn preserve_newest(&mut self, files: &mut Vec<(Name, Entry)>) -> io::Result<Vec<Position>> {
+    fn preserve_newest(&mut self, files: &mut Vec<(FileName, FileEntry)>) -> io::Result<Vec<Position>> {
         let (mut stay, mut oldest) = (Vec::new(), None);
-        while let Some((Name::Segment(first), entry)) = files.last() {
+        while let Some((FileName::Segment(first), entry)) = files.last() {
             let (first, start) = (*first, self.spool.start_of(&entry.name).unwrap_or_default());
             let newer = NewerSegment::parse(&start);
             let stream = stream_of(&start);
@@ -259,25 +262,27 @@ impl<D: Disk> Opened<D> {
             }
             self.note_missing(self.spool.end(), *first);
             let end = stay.get(index + 1).copied().unwrap_or(first.plus(1));
-            self.spool.pieces.insert(*first, Piece::Gap { end, reason: GapReason::Unused });
+            self.spool.extents.insert(*first, Extent::Gap { end, reason: GapReason::Unused });
             self.spool.gaps_unrecorded.insert(*first);
         }
     }
 
-    fn take_files(&mut self, files: &[(Name, Entry)]) -> io::Result<()> {
+    fn take_files(&mut self, files: &[(FileName, FileEntry)]) -> io::Result<()> {
         for (index, (name, entry)) in files.iter().enumerate() {
             let end = self.spool.end();
             let first = first_of(name);
             match name {
-                Name::Segment(_) if end.is_some_and(|end| first < end) => self.clear_covered(first, entry)?,
-                Name::Segment(_) => {
+                FileName::Segment(_) if end.is_some_and(|end| first < end) => {
+                    self.clear_covered(first, entry)?
+                }
+                FileName::Segment(_) => {
                     self.note_missing(end, first);
                     let next = files.get(index + 1).map(|(name, _)| first_of(name));
                     self.take_segment(first, next, entry)?;
                 }
-                Name::Gap(gap) => {
+                FileName::Gap(gap) => {
                     self.note_missing(end, first);
-                    self.spool.pieces.insert(first, Piece::Gap { end: gap.end, reason: gap.reason });
+                    self.spool.extents.insert(first, Extent::Gap { end: gap.end, reason: gap.reason });
                 }
             }
         }
@@ -286,7 +291,7 @@ impl<D: Disk> Opened<D> {
 
     /// Removes a segment that a gap stands for, or moves it to `newer/` if it is of a newer version or
     /// another stream. A gap is written before that is done: a crash may leave both.
-    fn clear_covered(&mut self, first: Position, entry: &Entry) -> io::Result<()> {
+    fn clear_covered(&mut self, first: Position, entry: &FileEntry) -> io::Result<()> {
         let start = self.spool.start_of(&entry.name).unwrap_or_default();
         let stream = stream_of(&start).unwrap_or(self.spool.stream);
         if NewerSegment::parse(&start).is_some() || stream != self.spool.stream {
@@ -322,7 +327,7 @@ impl<D: Disk> Opened<D> {
     fn note_missing(&mut self, end: Option<Position>, first: Position) {
         if let Some(end) = end.filter(|end| *end < first) {
             let reason = if is_leap(end, first) { GapReason::Unused } else { GapReason::Corrupt };
-            self.spool.pieces.insert(end, Piece::Gap { end: first, reason });
+            self.spool.extents.insert(end, Extent::Gap { end: first, reason });
             if reason == GapReason::Corrupt {
                 self.missing.push(Gap { first: end, end: first, reason });
             }
@@ -330,7 +335,7 @@ impl<D: Disk> Opened<D> {
     }
 
     /// Adds a segment that ends where the `next` file starts. The last one is read for its end.
-    fn take_segment(&mut self, first: Position, next: Option<Position>, entry: &Entry) -> io::Result<()> {
+    fn take_segment(&mut self, first: Position, next: Option<Position>, entry: &FileEntry) -> io::Result<()> {
         let (end, size) = match next {
             Some(next) if !is_leap(first, next) => (next, entry.size),
             // Its end cannot be found.
@@ -348,13 +353,13 @@ impl<D: Disk> Opened<D> {
             return Ok(());
         }
         let written = LastWrite::Earlier(entry.modified);
-        self.spool.pieces.insert(first, Piece::Segment { end, size, written, formats: Formats::Unknown });
+        self.spool.extents.insert(first, Extent::Segment { end, size, written, formats: Formats::Unknown });
         self.spool.size += size;
         Ok(())
     }
 
     /// Finds the end of the last segment. A torn tail is copied to `damaged/` and cut off.
-    fn find_end(&mut self, first: Position, entry: &Entry) -> io::Result<(Position, u64)> {
+    fn find_end(&mut self, first: Position, entry: &FileEntry) -> io::Result<(Position, u64)> {
         let file = self.spool.disk.open(&entry.name)?;
         let mut reader = SegmentReader::new(file, self.spool.stream, first, Position(u64::MAX), entry.size);
         reader.skip_unreadable();

@@ -1,6 +1,6 @@
 //! Preserves data of a newer version: removes it from the queue and moves it to `newer/`.
 //!
-//! Invariant: nothing that only a newer version reads is removed before it is in `newer/`. If the disk
+//! Invariant: data that only a newer version reads is not removed before it is in `newer/`. If the disk
 //! refuses the move, the file stays in place. Its positions become an `unused` gap all the same, and
 //! [`Spool::enforce_limits`] retries.
 
@@ -8,10 +8,10 @@ use std::io;
 
 use crate::sequence::{Gap, GapReason, Position, StreamId};
 use crate::spool::disk::{Disk, DiskFile, is_full};
+use crate::spool::extent::{Extent, Formats};
 use crate::spool::file_totals::FileTotals;
 use crate::spool::item::{Damage, Item, Newer};
 use crate::spool::name::{self, NEWER};
-use crate::spool::piece::{Formats, Piece};
 use crate::spool::preserved::{Preserved, Unmoved};
 use crate::spool::segment::{self, NewerSegment, SEGMENT_HEADER_LEN};
 use crate::spool::state::Spool;
@@ -53,9 +53,9 @@ impl<D: Disk> Spool<D> {
 
     /// True if everything in the segment that starts at `first` is sent, except the part from `from` on.
     fn may_move_from(&self, first: Position, from: Position) -> bool {
-        let piece = self.pieces.get(&first);
+        let extent = self.extents.get(&first);
         let is_whole =
-            matches!(piece, Some(Piece::Segment { written, formats, .. }) if formats.may_go(*written));
+            matches!(extent, Some(Extent::Segment { written, formats, .. }) if formats.may_go(*written));
         is_whole && from <= self.acknowledged
     }
 
@@ -63,10 +63,10 @@ impl<D: Disk> Spool<D> {
     /// may have kept that run from it. They lie between the acknowledged position and `position`, and are not
     /// in `known`.
     pub fn preserve_passed(&mut self, position: Position, known: &[Gap]) {
-        let is_passed = |(first, piece): &(&Position, &Piece)| {
-            matches!(piece, Piece::Segment { .. }) && **first < position && piece.end() > self.acknowledged
+        let is_passed = |(first, extent): &(&Position, &Extent)| {
+            matches!(extent, Extent::Segment { .. }) && **first < position && extent.end() > self.acknowledged
         };
-        let segments: Vec<_> = self.pieces.iter().filter(is_passed).map(|(first, _)| *first).collect();
+        let segments: Vec<_> = self.extents.iter().filter(is_passed).map(|(first, _)| *first).collect();
         for first in segments {
             let is_known =
                 |piece: &Damage| known.iter().any(|gap| gap.first <= piece.first && piece.end <= gap.end);
@@ -106,7 +106,7 @@ impl<D: Disk> Spool<D> {
     /// Returns the formats that a reader of the unacknowledged part of the segment at `first` must know;
     /// `None` if this version knows them.
     pub(super) fn newer_in(&mut self, first: Position) -> io::Result<Option<String>> {
-        if matches!(self.pieces.get(&first), Some(Piece::Segment { formats: Formats::Own, .. })) {
+        if matches!(self.extents.get(&first), Some(Extent::Segment { formats: Formats::Own, .. })) {
             return Ok(None);
         }
         let needs = match self.reader(first.max(self.acknowledged), true) {
@@ -114,7 +114,7 @@ impl<D: Disk> Spool<D> {
             Err(error) => return Err(error),
             Ok(reader) => reader.map(|mut reader| reader.find_newer()).transpose()?.flatten(),
         };
-        if let Some(Piece::Segment { formats, .. }) = self.pieces.get_mut(&first) {
+        if let Some(Extent::Segment { formats, .. }) = self.extents.get_mut(&first) {
             *formats = if needs.is_some() { Formats::Newer } else { Formats::Own };
         }
         Ok(needs)
@@ -123,7 +123,7 @@ impl<D: Disk> Spool<D> {
     /// True if dropping the segment that starts at `first` frees room on the disk.
     pub(super) fn frees_room(&mut self, first: Position) -> bool {
         let is_newer =
-            matches!(self.pieces.get(&first), Some(Piece::Segment { formats: Formats::Newer, .. }));
+            matches!(self.extents.get(&first), Some(Extent::Segment { formats: Formats::Newer, .. }));
         !is_newer && matches!(self.newer_in(first), Ok(None))
     }
 
@@ -187,7 +187,7 @@ impl<D: Disk> Spool<D> {
             self.forget_thinned(first);
             return;
         }
-        let Some(Piece::Segment { end, size, formats, .. }) = self.pieces.get(&first).copied() else {
+        let Some(Extent::Segment { end, size, formats, .. }) = self.extents.get(&first).copied() else {
             return;
         };
         let newer = if formats == Formats::Own { None } else { self.newer_header(first) };
@@ -284,9 +284,9 @@ impl<D: Disk> Spool<D> {
         if !core::mem::replace(&mut self.preservation.is_reported, true) {
             tracing::error!(
                 %error,
-                "cannot move data of a newer nf-sender from {:?} of the spool to 'newer': {error}; it stays in \
-                 place and is not sent, other datagrams are delivered; trying again until the disk allows it: make \
-                 it writable before a newer version is started",
+                "cannot move data of a newer nf-sender from {:?} of the spool to 'newer': {error}; \
+                 it stays in place and is not sent, other datagrams are delivered; trying again until the disk \
+                 allows it: make it writable before a newer version is started",
                 name::segment(first)
             );
         }
@@ -311,7 +311,7 @@ impl<D: Disk> Spool<D> {
             pieces.retain(|piece| self.copy_newer(first, *piece).is_err());
             if !pieces.is_empty() {
                 self.preservation.uncopied.insert(first, pieces);
-            } else if !self.pieces.contains_key(&first) {
+            } else if !self.extents.contains_key(&first) {
                 self.remove_file(&name::segment(first));
             }
         }

@@ -8,7 +8,7 @@ use crate::spool::item::Damage;
 /// Positions that were removed from the queue because a newer version wrote their data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Preserved {
-    /// The positions.
+    /// The removed positions.
     pub gap: Gap,
     /// The formats that a reader must know, in words.
     pub needs: String,

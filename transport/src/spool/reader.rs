@@ -78,7 +78,7 @@ impl<F: DiskFile> SegmentReader<F> {
         }
     }
 
-    /// The segment has grown since.
+    /// Extends the range after the segment has grown.
     pub fn extend(&mut self, end: Position, limit: u64) {
         self.end = self.end.max(end);
         self.limit = self.limit.max(limit);
@@ -265,7 +265,7 @@ impl<F: DiskFile> SegmentReader<F> {
         ))
     }
 
-    /// Goes on to the next header that can be the one of a wanted batch, or to the end; by at least one byte.
+    /// Moves to the next header that can belong to a wanted batch, or to the end, by at least one byte.
     pub(super) fn resync(&mut self) -> io::Result<()> {
         self.skip(1);
         loop {

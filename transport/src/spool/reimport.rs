@@ -1,7 +1,7 @@
 //! Imports files of a newer version that this version reads: after an upgrade that undoes a downgrade.
 //!
-//! A file of `newer/` becomes a segment at the end of the queue, with new positions. In between it is written
-//! whole under another name; so a crash at any moment leaves all of it, once.
+//! A file of `newer/` becomes a segment at the end of the queue, with new positions. It is written completely
+//! under another name first, so a crash at any moment leaves all of it, exactly once.
 
 use std::io;
 
@@ -9,10 +9,10 @@ use crate::batch::Batch;
 use crate::datagram::Timestamp;
 use crate::limits::POSITIONS_PER_RUN;
 use crate::sequence::{Gap, GapReason, Position, StreamId};
-use crate::spool::disk::{Disk, DiskFile, Entry};
+use crate::spool::disk::{Disk, DiskFile, FileEntry};
+use crate::spool::extent::{Extent, Formats, LastWrite};
 use crate::spool::item::{Damage, Item, Newer};
 use crate::spool::name::{self, NEWER};
-use crate::spool::piece::{Formats, LastWrite, Piece};
 use crate::spool::reader::SegmentReader;
 use crate::spool::segment::{Begun, NewerSegment, SEGMENT_HEADER_LEN, SegmentHeader};
 use crate::spool::state::Spool;
@@ -32,7 +32,7 @@ pub struct Broken {
 
 /// The reason why a batch of `newer/` cannot get new positions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unusable {
+pub enum ImportError {
     /// A key for it is missing.
     NoKey,
     /// Its ciphertext does not authenticate.
@@ -44,13 +44,13 @@ pub enum Unusable {
 pub enum Reimported {
     /// It is a segment now, which ends at this position. Damaged pieces are left out.
     Until(Position, Broken),
-    /// It stays: this must be understood to read it.
+    /// It stays: a reader must know these formats.
     Newer(String),
     /// It stays: the spool has no room for it.
     NoRoom,
     /// It stays: a key for it is missing.
     NoKey,
-    /// Nothing in it can be read: it was moved to `damaged/`.
+    /// It was moved to `damaged/`, because no batch in it is readable.
     Damaged(Broken),
 }
 
@@ -93,7 +93,7 @@ impl BrokenPiece {
 impl<D: Disk> Spool<D> {
     /// Returns the files of a newer version, oldest first. Completes or removes files that a crash left
     /// unfinished.
-    pub fn newer_files(&mut self) -> io::Result<Vec<Entry>> {
+    pub fn newer_files(&mut self) -> io::Result<Vec<FileEntry>> {
         let names: Vec<String> = self.disk.list_in(NEWER)?.into_iter().map(|file| file.name).collect();
         for unfinished in names.iter().filter(|name| name.ends_with(UNFINISHED)) {
             let whole = unfinished.strip_suffix(UNFINISHED).unwrap_or(unfinished);
@@ -122,7 +122,7 @@ impl<D: Disk> Spool<D> {
     }
 
     /// The positions that `file` in `newer/` holds, as far as its batches are whole.
-    pub(super) fn held_by(&self, file: &Entry) -> io::Result<Vec<Gap>> {
+    pub(super) fn held_by(&self, file: &FileEntry) -> io::Result<Vec<Gap>> {
         let mut held = Vec::new();
         let Some((from, stream)) = name::parse_newer(&file.name) else { return Ok(held) };
         let (mut reader, _) = self.newer_reader(file, from, stream)?;
@@ -140,7 +140,7 @@ impl<D: Disk> Spool<D> {
     /// A reader of `file` in `newer/`, which counts from position `from` on, and the header of the file.
     fn newer_reader(
         &self,
-        file: &Entry,
+        file: &FileEntry,
         from: Position,
         stream: StreamId,
     ) -> io::Result<(SegmentReader<D::File>, Option<SegmentHeader>)> {
@@ -155,7 +155,7 @@ impl<D: Disk> Spool<D> {
 
     /// Counts the datagrams lost with the `pieces` of `file`. Positions in other files of `newer/` are not
     /// lost.
-    fn count_pieces(&self, file: &Entry, pieces: &[BrokenPiece]) -> io::Result<Broken> {
+    fn count_pieces(&self, file: &FileEntry, pieces: &[BrokenPiece]) -> io::Result<Broken> {
         let mut held = Vec::new();
         if !pieces.is_empty() {
             let stream = name::parse_newer(&file.name).map(|(_, stream)| stream);
@@ -177,7 +177,7 @@ impl<D: Disk> Spool<D> {
     }
 
     /// Keeps copies of the damaged `pieces` of `file`.
-    fn copy_pieces(&mut self, file: &Entry, pieces: &[BrokenPiece]) {
+    fn copy_pieces(&mut self, file: &FileEntry, pieces: &[BrokenPiece]) {
         for piece in pieces {
             if let Err(error) = self.copy_damaged_of(&file.name, piece.offset, piece.length) {
                 tracing::warn!(%error, "cannot keep a copy of the damaged piece of {:?}: {error}", file.name);
@@ -189,9 +189,9 @@ impl<D: Disk> Spool<D> {
     /// of the given stream one of this stream at the given position.
     pub fn reimport(
         &mut self,
-        file: &Entry,
+        file: &FileEntry,
         next: Position,
-        renumber: impl FnMut(StreamId, &Batch, Position) -> Result<Batch, Unusable>,
+        renumber: impl FnMut(StreamId, &Batch, Position) -> Result<Batch, ImportError>,
     ) -> io::Result<Reimported> {
         let Some((from, stream)) = name::parse_newer(&file.name) else { return Ok(Reimported::NoKey) };
         if self.room()?.bytes < file.size || self.is_place_taken(next) {
@@ -232,7 +232,7 @@ impl<D: Disk> Spool<D> {
                 self.names_unsynced = true;
                 let Renumbering { size, end, newest, .. } = copy;
                 let written = LastWrite::Earlier(newest);
-                self.pieces.insert(next, Piece::Segment { end, size, written, formats: Formats::Own });
+                self.extents.insert(next, Extent::Segment { end, size, written, formats: Formats::Own });
                 self.size += size;
                 self.count_newer();
                 Ok(Reimported::Until(end, broken))
@@ -262,7 +262,7 @@ impl<F: DiskFile> Renumbering<F> {
         &mut self,
         reader: &mut SegmentReader<F>,
         stream: StreamId,
-        mut renumber: impl FnMut(StreamId, &Batch, Position) -> Result<Batch, Unusable>,
+        mut renumber: impl FnMut(StreamId, &Batch, Position) -> Result<Batch, ImportError>,
     ) -> io::Result<Option<Reimported>> {
         while let Some(item) = reader.next_item()? {
             match item {
@@ -272,8 +272,8 @@ impl<F: DiskFile> Renumbering<F> {
                         self.end = batch.end();
                         self.newest = self.newest.max(batch.latest());
                     }
-                    Err(Unusable::NoKey) => return Ok(Some(Reimported::NoKey)),
-                    Err(Unusable::Damaged) => self.broken.push(whole(&batch, reader.offset())),
+                    Err(ImportError::NoKey) => return Ok(Some(Reimported::NoKey)),
+                    Err(ImportError::Damaged) => self.broken.push(whole(&batch, reader.offset())),
                 },
                 Item::Newer(Newer { needs, .. }) => return Ok(Some(Reimported::Newer(needs))),
                 // Between two pieces of one segment, or behind the last one, nothing is missing.

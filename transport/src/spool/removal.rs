@@ -5,8 +5,8 @@ use std::io;
 use crate::internal_error::note_internal_error;
 use crate::sequence::{Gap, Position};
 use crate::spool::disk::Disk;
+use crate::spool::extent::Extent;
 use crate::spool::name;
-use crate::spool::piece::Piece;
 use crate::spool::state::Spool;
 
 impl<D: Disk> Spool<D> {
@@ -14,13 +14,13 @@ impl<D: Disk> Spool<D> {
     pub fn acknowledge(&mut self, position: Position) {
         let before = self.acknowledged;
         self.acknowledged = before.max(position);
-        while let Some((&first, piece)) = self.pieces.first_key_value()
-            && piece.end() <= self.acknowledged
+        while let Some((&first, extent)) = self.extents.first_key_value()
+            && extent.end() <= self.acknowledged
         {
-            match *piece {
-                Piece::Segment { .. } => self.retire_segment(first, before),
-                Piece::Gap { end, reason } => {
-                    self.pieces.remove(&first);
+            match *extent {
+                Extent::Segment { .. } => self.retire_segment(first, before),
+                Extent::Gap { end, reason } => {
+                    self.extents.remove(&first);
                     self.remove_file(&name::gap(&Gap { first, end, reason }));
                 }
             }
@@ -43,7 +43,7 @@ impl<D: Disk> Spool<D> {
             self.active = None;
         }
         self.unsynced.remove(&first);
-        if let Some(Piece::Segment { size, .. }) = self.pieces.remove(&first) {
+        if let Some(Extent::Segment { size, .. }) = self.extents.remove(&first) {
             self.size = self.size.checked_sub(size).unwrap_or_else(|| {
                 note_internal_error("a segment is larger than the spool");
                 0

@@ -2,7 +2,7 @@
 
 use crate::sequence::Position;
 use crate::spool::disk::Space;
-use crate::spool::piece::LastWrite;
+use crate::spool::extent::LastWrite;
 use crate::spool::policy::Policy;
 
 /// Remaining room of a spool and the values that bound it.

@@ -1,7 +1,7 @@
 //! Rotation: the choice of the segment for a batch.
 //!
 //! A new segment is wanted after some time or size, not needed: while no file can be created, because the
-//! disk has no inodes left or this process no descriptors, batches go on into the segment that is there.
+//! disk has no inodes left or this process no descriptors, batches are appended to the existing segment.
 
 use std::io;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use crate::datagram::Moment;
 use crate::sequence::{Gap, Position};
 use crate::spool::active::{Active, Stuck};
 use crate::spool::disk::{Disk, DiskFile};
+use crate::spool::extent::{Extent, Formats, LastWrite};
 use crate::spool::name;
-use crate::spool::piece::{Formats, LastWrite, Piece};
 use crate::spool::segment::SegmentHeader;
 use crate::spool::state::Spool;
 
@@ -35,8 +35,10 @@ impl<D: Disk> Spool<D> {
     /// wall clock ends it, too, so that its stamps belong together.
     fn is_due(&self, length: u64, now: Moment) -> bool {
         self.active.as_ref().is_some_and(|active| {
-            let full = match self.pieces.get(&active.first) {
-                Some(Piece::Segment { size, .. }) => size.saturating_add(length) > self.policy.segment_size(),
+            let full = match self.extents.get(&active.first) {
+                Some(Extent::Segment { size, .. }) => {
+                    size.saturating_add(length) > self.policy.segment_size()
+                }
                 _ => true,
             };
             let time = now.boot.since(active.begun.boot).unwrap_or_default();
@@ -45,7 +47,8 @@ impl<D: Disk> Spool<D> {
         })
     }
 
-    /// The segment that `batch` goes into: the active one, a new one if that is due, or whichever can be had.
+    /// The segment that `batch` goes into: the active one, a new one if that is due, or any other that can be
+    /// opened.
     pub(super) fn segment_for(&mut self, batch: &Batch, now: Moment) -> io::Result<(Position, Arc<D::File>)> {
         let length = u64::try_from(batch.bytes().len()).unwrap_or(u64::MAX);
         let goes_on =
@@ -102,9 +105,9 @@ impl<D: Disk> Spool<D> {
 
     /// The last segment: its first position, and the position after its last.
     pub(super) fn last_segment(&self) -> Option<(Position, Position)> {
-        self.pieces.iter().rev().find_map(|(first, piece)| match piece {
-            Piece::Segment { end, .. } => Some((*first, *end)),
-            Piece::Gap { .. } => None,
+        self.extents.iter().rev().find_map(|(first, extent)| match extent {
+            Extent::Segment { end, .. } => Some((*first, *end)),
+            Extent::Gap { .. } => None,
         })
     }
 
@@ -141,7 +144,7 @@ impl<D: Disk> Spool<D> {
         let size = u64::try_from(header.len()).unwrap_or(u64::MAX);
         let file = Arc::new(file);
         let written = LastWrite::ThisRun(now.boot);
-        self.pieces.insert(first, Piece::Segment { end: first, size, written, formats: Formats::Own });
+        self.extents.insert(first, Extent::Segment { end: first, size, written, formats: Formats::Own });
         self.active = Some(Active { first, file: file.clone(), begun: now, is_over: false });
         self.size += size;
         self.awaited.written(size);
@@ -161,15 +164,15 @@ impl<D: Disk> Spool<D> {
     /// The segment that starts at `segment` covers the gaps behind it up to `end`, and is read as one with a
     /// hole. Their records go, or the next start would read no further than the first of them.
     fn span_gaps(&mut self, segment: Position, end: Position) {
-        let behind = self.pieces.range(segment..).filter_map(|(first, piece)| match *piece {
-            Piece::Gap { end, reason } => Some(Gap { first: *first, end, reason }),
-            Piece::Segment { .. } => None,
+        let behind = self.extents.range(segment..).filter_map(|(first, extent)| match *extent {
+            Extent::Gap { end, reason } => Some(Gap { first: *first, end, reason }),
+            Extent::Segment { .. } => None,
         });
         for gap in behind.collect::<Vec<_>>() {
-            self.pieces.remove(&gap.first);
+            self.extents.remove(&gap.first);
             self.remove_file(&name::gap(&gap));
         }
-        if let Some(Piece::Segment { end: reached, .. }) = self.pieces.get_mut(&segment) {
+        if let Some(Extent::Segment { end: reached, .. }) = self.extents.get_mut(&segment) {
             *reached = end;
         }
     }

@@ -29,7 +29,7 @@ impl<D: Disk> Spool<D> {
         self.lineage.abandon(new);
     }
 
-    /// Sends the spool as the stream `new` from now on, and records that. The present run goes on.
+    /// Sends the spool as the stream `new` from now on, and records that. The present run continues.
     pub fn replace_stream(&mut self, new: OwnStream) -> io::Result<()> {
         self.lineage.replace_stream(new);
         let start = self.lineage.runs().last().map_or(Position(0), |run| run.start);
@@ -41,7 +41,7 @@ impl<D: Disk> Spool<D> {
         self.unrecorded.is_none()
     }
 
-    /// Writes the file `stream`. If that fails, [`Self::enforce_limits`] tries again.
+    /// Writes the file `stream`. If that fails, [`Self::enforce_limits`] retries it.
     pub(super) fn write_identity(&mut self, last_run: LastRun) -> io::Result<()> {
         if self.is_identity_newer {
             return Ok(());

@@ -8,11 +8,11 @@ use crate::sequence::{Gap, Position, StreamId};
 use crate::spool::active::{Active, Stuck};
 use crate::spool::clocks::Clocks;
 use crate::spool::disk::Disk;
+use crate::spool::extent::Extent;
 use crate::spool::file_totals::FileTotals;
 use crate::spool::identity::LastRun;
 use crate::spool::lineage::Lineage;
 use crate::spool::name;
-use crate::spool::piece::Piece;
 use crate::spool::policy::Policy;
 use crate::spool::preserved::Preservation;
 use crate::spool::reader::SegmentReader;
@@ -29,7 +29,7 @@ pub struct Spool<D: Disk> {
     pub(super) is_identity_newer: bool,
     pub(super) policy: Policy,
     /// By first position; each ends where the next one starts.
-    pub(super) pieces: BTreeMap<Position, Piece>,
+    pub(super) extents: BTreeMap<Position, Extent>,
     pub(super) active: Option<Active<D::File>>,
     /// A segment that accepts nothing more, because a sync of it failed.
     pub(super) closed: Option<Position>,
@@ -80,19 +80,19 @@ impl<D: Disk> Spool<D> {
         &self.lineage
     }
 
-    /// The first position that a piece covers; `None` if there is none.
+    /// The first position that an extent covers; `None` if there is none.
     pub fn first(&self) -> Option<Position> {
-        self.pieces.keys().next().copied()
+        self.extents.keys().next().copied()
     }
 
-    /// The position after the last piece; `None` if there is none.
+    /// The position after the last extent; `None` if there is none.
     pub fn end(&self) -> Option<Position> {
-        self.pieces.values().next_back().map(Piece::end)
+        self.extents.values().next_back().map(Extent::end)
     }
 
     /// The number of segments.
     pub fn segments(&self) -> usize {
-        self.pieces.values().filter(|piece| matches!(piece, Piece::Segment { .. })).count()
+        self.extents.values().filter(|extent| matches!(extent, Extent::Segment { .. })).count()
     }
 
     /// Bytes of all segments.
@@ -102,25 +102,27 @@ impl<D: Disk> Spool<D> {
 
     /// All gaps on record, oldest first.
     pub fn gaps(&self) -> impl Iterator<Item = Gap> {
-        self.pieces.iter().filter_map(|(first, piece)| match *piece {
-            Piece::Gap { end, reason } => Some(Gap { first: *first, end, reason }),
-            Piece::Segment { .. } => None,
+        self.extents.iter().filter_map(|(first, extent)| match *extent {
+            Extent::Gap { end, reason } => Some(Gap { first: *first, end, reason }),
+            Extent::Segment { .. } => None,
         })
     }
 
     /// The segment that holds `position`: its first position, the position after its last, and its size in
     /// bytes.
     pub fn segment_at(&self, position: Position) -> Option<(Position, Position, u64)> {
-        match self.pieces.range(..=position).next_back() {
-            Some((first, Piece::Segment { end, size, .. })) if *end > position => Some((*first, *end, *size)),
+        match self.extents.range(..=position).next_back() {
+            Some((first, Extent::Segment { end, size, .. })) if *end > position => {
+                Some((*first, *end, *size))
+            }
             _ => None,
         }
     }
 
     /// The start of the oldest segment by its header.
     pub fn oldest(&self) -> Option<Begun> {
-        let is_segment = |piece: &Piece| matches!(piece, Piece::Segment { .. });
-        let (first, _) = self.pieces.iter().find(|(_, piece)| is_segment(piece))?;
+        let is_segment = |extent: &Extent| matches!(extent, Extent::Segment { .. });
+        let (first, _) = self.extents.iter().find(|(_, extent)| is_segment(extent))?;
         self.begun(*first)
     }
 

@@ -1,7 +1,7 @@
 use core::time::Duration;
 use std::io;
 
-use super::disk::Entry;
+use super::disk::FileEntry;
 use super::lineage::own_stream;
 use super::memory_disk::MemoryDisk;
 use super::name;
@@ -21,7 +21,7 @@ mod newer_refused;
 mod thinning;
 
 pub(super) const STREAM: StreamId = StreamId([1; 16]);
-/// In a boot without an id, so that headers bear no stamp of its clock.
+/// A moment of a boot without an id, so headers have no stamp of the boot clock.
 pub(super) const NOW: Moment = Moment {
     wall: Timestamp(1_000_000_000_000),
     boot: BootTime { boot: BootId(0), elapsed: Duration::from_secs(1000) },
@@ -155,7 +155,7 @@ fn a_survey_reads_both_ends_and_changes_nothing() {
     let (names, before) = (disk.list().unwrap(), disk.opened().len());
     let samples = survey(disk.clone()).unwrap().samples();
     let firsts: Vec<u64> = samples.iter().map(|batch| batch.first().0).collect();
-    let segments: Vec<&Entry> = names.iter().filter(|entry| entry.name.ends_with(".segment")).collect();
+    let segments: Vec<&FileEntry> = names.iter().filter(|entry| entry.name.ends_with(".segment")).collect();
     let (oldest, newest) = (segments[0].name.clone(), segments[segments.len() - 1].name.clone());
     assert_eq!(format!("{:020}.segment", firsts[1]), newest);
     assert_eq!(firsts[0], 0);

@@ -2,7 +2,7 @@
 //!
 //! Every position keeps its meaning. The position of a dropped datagram stays in its batch as a record of one
 //! byte, so the batches of a thinned segment follow each other as before, and a receiver that has a part of
-//! it goes on where it is.
+//! it continues there.
 //!
 //! The new segment is written whole under another name, forced to disk, and takes the place of the old one by
 //! a rename. Only the rename needs the spool: an acknowledgement before it leaves the segment as it is. A
@@ -17,9 +17,9 @@ use crate::datagram::{Moment, Timestamp};
 use crate::sequence::{Gap, GapReason, Position};
 use crate::spool::append::AppendError;
 use crate::spool::disk::{Disk, DiskFile};
+use crate::spool::extent::Extent;
 use crate::spool::item::Item;
 use crate::spool::name;
-use crate::spool::piece::Piece;
 use crate::spool::reader::SegmentReader;
 use crate::spool::room::Yielding;
 use crate::spool::segment::SEGMENT_HEADER_LEN;
@@ -144,7 +144,7 @@ impl<D: Disk> Spool<D> {
             .map(|idle| Candidate { first: idle.first, end: idle.end, size: idle.size })
     }
 
-    /// Bytes that must go before `length` more can be appended within `max-size`.
+    /// Bytes to drop before `length` more can be appended within `max-size`.
     pub fn excess(&self, length: u64) -> u64 {
         self.size.saturating_add(length).saturating_sub(self.policy.max_size)
     }
@@ -299,7 +299,7 @@ impl<D: Disk> Spool<D> {
         writing: &Writing<D::File>,
     ) {
         // The newest datagrams decide how old a file is.
-        let last_write = self.pieces.get(&segment.first).and_then(Piece::last_write);
+        let last_write = self.extents.get(&segment.first).and_then(Extent::last_write);
         if begin != segment.first {
             self.forget_segment(segment.first);
             if self.names_unsynced {
@@ -310,7 +310,7 @@ impl<D: Disk> Spool<D> {
                 self.remove_segment_file(segment.first);
             }
         }
-        if let Some(Piece::Segment { end, size, written, .. }) = self.pieces.get_mut(&begin) {
+        if let Some(Extent::Segment { end, size, written, .. }) = self.extents.get_mut(&begin) {
             self.size = self.size.saturating_sub(*size).saturating_add(writing.size);
             (*end, *size) = (segment.end, writing.size);
             *written = last_write.unwrap_or(*written);
@@ -348,13 +348,13 @@ impl<D: Disk> Spool<D> {
         for first in marked {
             let dropped = self.reader(*first, true).ok().flatten().map(dropped_of);
             match dropped {
-                Some(Ok(dropped)) if dropped > 0 && self.pieces.contains_key(first) => {
+                Some(Ok(dropped)) if dropped > 0 && self.extents.contains_key(first) => {
                     self.thinned.insert(*first, dropped);
                 }
                 Some(Err(error)) => tracing::warn!(
                     %error,
                     segment = first.0,
-                    "cannot count the dropped datagrams of a segment of the spool: {error}; they count as queued"
+                    "cannot count the dropped datagrams of a segment: {error}; they count as queued"
                 ),
                 _ => self.remove_file(&name::thinned(*first)),
             }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::datagram::Moment;
 use crate::sequence::{Gap, GapReason, Position};
 use crate::spool::disk::{Disk, DiskFile};
+use crate::spool::extent::Extent;
 use crate::spool::name;
-use crate::spool::piece::Piece;
 use crate::spool::room::Purpose;
 use crate::spool::state::Spool;
 
@@ -35,7 +35,7 @@ impl<D: Disk> Spool<D> {
             tracing::info!("wrote the file 'stream' of the spool: the disk accepts writes again");
         }
         for first in core::mem::take(&mut self.gaps_unrecorded) {
-            if let Some(Piece::Gap { end, reason }) = self.pieces.get(&first).copied() {
+            if let Some(Extent::Gap { end, reason }) = self.extents.get(&first).copied() {
                 let written = self.disk.create(&name::gap(&Gap { first, end, reason }));
                 self.names_unsynced = true;
                 if written.is_err() {

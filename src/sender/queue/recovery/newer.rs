@@ -5,7 +5,7 @@ use std::path::Path;
 
 use nf_transport_core::secure::{OpenError, SpoolKeys};
 use nf_transport_core::spool::disk::Directory;
-use nf_transport_core::spool::{Broken, Reimported, Spool, Unusable};
+use nf_transport_core::spool::{Broken, ImportError, Reimported, Spool};
 
 use crate::host::systemd::messages::sender;
 use crate::sender::journal;
@@ -64,11 +64,11 @@ pub(super) fn take_in(
         let own_stream = spool.stream();
         let outcome = spool.reimport(&file, next, |stream, batch, first| {
             let batch = keys.open(stream, batch).map_err(|error| match error {
-                OpenError::UnknownKey(_) => Unusable::NoKey,
-                OpenError::Damaged => Unusable::Damaged,
+                OpenError::UnknownKey(_) => ImportError::NoKey,
+                OpenError::Damaged => ImportError::Damaged,
             })?;
-            let batch = batch.renumbered(own_stream, first).ok_or(Unusable::NoKey)?;
-            keys.seal(own_stream, &batch).map_err(|_| Unusable::NoKey)
+            let batch = batch.renumbered(own_stream, first).ok_or(ImportError::NoKey)?;
+            keys.seal(own_stream, &batch).map_err(|_| ImportError::NoKey)
         })?;
         match outcome {
             Reimported::Until(end, broken) => {

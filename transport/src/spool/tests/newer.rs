@@ -67,8 +67,8 @@ pub(super) fn drain(spool: &mut Spool<MemoryDisk>) -> Vec<u64> {
 }
 
 /// Renumbers batches of `STREAM`, as they are not sealed.
-pub(super) fn renumber(_: StreamId, batch: &Batch, first: Position) -> Result<Batch, Unusable> {
-    batch.renumbered(STREAM, first).ok_or(Unusable::NoKey)
+pub(super) fn renumber(_: StreamId, batch: &Batch, first: Position) -> Result<Batch, ImportError> {
+    batch.renumbered(STREAM, first).ok_or(ImportError::NoKey)
 }
 
 #[test]
@@ -207,7 +207,7 @@ fn files_without_room_or_key_stay() {
     let mut spool = reopen(&disk).spool;
     let file = spool.newer_files().unwrap().remove(0);
     assert_eq!(
-        spool.reimport(&file, Position(9), |_, _, _| Err(Unusable::NoKey)).unwrap(),
+        spool.reimport(&file, Position(9), |_, _, _| Err(ImportError::NoKey)).unwrap(),
         Reimported::NoKey
     );
     spool.set_policy(Policy { max_size: file.size - 1, ..policy() });
@@ -250,7 +250,7 @@ fn a_batch_that_does_not_open_is_damaged() {
     let mut spool = reopen(&disk).spool;
     let file = spool.newer_files().unwrap().remove(0);
     let opens = |stream, batch: &Batch, first| {
-        if batch.first() == Position(3) { Err(Unusable::Damaged) } else { renumber(stream, batch, first) }
+        if batch.first() == Position(3) { Err(ImportError::Damaged) } else { renumber(stream, batch, first) }
     };
     let bytes = u64::try_from(batch(3, 3).bytes().len()).unwrap();
     let broken = Broken { bytes, datagrams: 3, may_be_more: false };

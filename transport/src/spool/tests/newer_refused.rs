@@ -69,7 +69,7 @@ fn appends_continue_behind_an_unmoved_segment() {
     spool.record_gap(next);
     spool.append(&batch(36, 3), NOW, Position(0)).unwrap();
     assert_eq!(drain(&mut spool), [0, 3, 6, 18, 21, 24, 36]);
-    // A kill, with a record that covers the segment: it is moved all the same, as it is not one that was
+    // A kill, with a record that covers the segment: it is moved anyway, because it is not one that was
     // dropped.
     let mut spool = reopen(&disk).spool;
     assert_eq!((spool.end(), disk.bytes(&newer[1])), (Some(Position(39)), before[1].clone()));

@@ -1,16 +1,16 @@
-//! One piece of the queue on disk: a segment, or the record of a gap.
+//! One extent of the queue on disk: a segment, or the record of a gap.
 
 use crate::datagram::{BootTime, Timestamp};
 use crate::sequence::{GapReason, Position};
 
 /// A run of positions on disk, or the record that they are gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Piece {
+pub(super) enum Extent {
     Segment { end: Position, size: u64, written: LastWrite, formats: Formats },
     Gap { end: Position, reason: GapReason },
 }
 
-impl Piece {
+impl Extent {
     pub(super) fn end(&self) -> Position {
         match self {
             Self::Segment { end, .. } | Self::Gap { end, .. } => *end,
