@@ -15,7 +15,7 @@ pub(super) struct Active<F> {
     pub(super) first: Position,
     pub(super) file: Arc<F>,
     pub(super) begun: Moment,
-    /// It has had its time.
+    /// True if it has reached its time.
     pub(super) is_over: bool,
 }
 

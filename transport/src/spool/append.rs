@@ -16,8 +16,8 @@ pub enum AppendError {
     /// `max-size` is reached, and nothing may be dropped for it.
     #[error("the spool is full")]
     Full,
-    /// The disk has no room, or `min-free` is reached, and nothing may be dropped for it or all of it would
-    /// not do.
+    /// The disk has no room, or `min-free` is reached, and nothing may be dropped for it or dropping
+    /// everything would not suffice.
     #[error("no room for the spool: {0}")]
     NoRoom(io::Error),
     /// The disk refused; a later try may succeed.

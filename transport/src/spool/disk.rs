@@ -63,7 +63,7 @@ pub trait Disk: core::fmt::Debug {
     /// The plain files in it, in no order.
     fn list(&self) -> io::Result<Vec<FileEntry>>;
     /// The plain files in a directory of it, in no order, with names that begin with that of the directory;
-    /// none if it is not there.
+    /// none if the directory is missing.
     fn list_in(&self, directory: &str) -> io::Result<Vec<FileEntry>>;
     /// Opens a file for writing. Creates it if it is missing, and keeps its content otherwise.
     fn create(&self, name: &str) -> io::Result<Self::File>;
@@ -81,7 +81,7 @@ pub trait Disk: core::fmt::Debug {
 
 /// An open file of a spool directory.
 pub trait DiskFile {
-    /// Writes all of `bytes` at `offset`. After an error any part of them may be there.
+    /// Writes all of `bytes` at `offset`. After an error any part of them may be written.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Reads up to `buffer.len()` bytes at `offset`; 0 means the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;

@@ -16,7 +16,7 @@ impl<D: Disk> Spool<D> {
         self.note_gap(gap, recorded);
     }
 
-    /// The gap of the same reason that `gap` makes longer.
+    /// The gap of the same reason that `gap` extends.
     pub(super) fn gap_before(&self, gap: Gap) -> Option<Gap> {
         match self.extents.range(..gap.first).next_back() {
             Some((first, Extent::Gap { end, reason })) if *end == gap.first && *reason == gap.reason => {
@@ -35,7 +35,7 @@ impl<D: Disk> Spool<D> {
             None => Err(io::ErrorKind::NotFound.into()),
         };
         match renamed {
-            // There is no record that could be made longer.
+            // No record exists to extend.
             Err(error) if error.kind() == io::ErrorKind::NotFound => drop(self.disk.create(&name)?),
             other => other?,
         }
@@ -54,7 +54,7 @@ impl<D: Disk> Spool<D> {
             self.extents.insert(first, Extent::Gap { end: gap.end, reason: gap.reason });
             return;
         };
-        // It gets a record of its own, as the one before it cannot be made longer.
+        // The gap gets a record of its own, because the one before it cannot be extended.
         self.extents.insert(gap.first, Extent::Gap { end: gap.end, reason: gap.reason });
         if self.gaps_unrecorded.is_empty() {
             tracing::warn!(

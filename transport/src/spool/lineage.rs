@@ -1,10 +1,10 @@
 //! The lineage of a spool: the runs of nf-sender that sent its stream, and the first position of each.
 //!
 //! A spool that is restored from a backup, or used by a second machine, continues from an earlier point than
-//! its receiver knows. Positions alone do not show that: the copy numbers new datagrams with positions that the
-//! receiver has delivered other datagrams for. So every run draws an id, and the receiver remembers with each
-//! position which run sent it. Datagrams at the receiver count as delivered only if a run of this lineage can
-//! have sent them.
+//! its receiver knows. Positions alone do not show that: the copy numbers new datagrams with positions that
+//! the receiver has delivered other datagrams for. So every run draws an id, and the receiver remembers with
+//! each position which run sent it. Datagrams at the receiver count as delivered only if a run of this
+//! lineage can have sent them.
 //!
 //! Pure: uses no disk and no clock. [`super::identity`] stores it.
 

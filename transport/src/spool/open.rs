@@ -273,7 +273,7 @@ impl<D: Disk> Opened<D> {
             let first = first_of(name);
             match name {
                 FileName::Segment(_) if end.is_some_and(|end| first < end) => {
-                    self.clear_covered(first, entry)?
+                    self.clear_covered(first, entry)?;
                 }
                 FileName::Segment(_) => {
                     self.note_missing(end, first);

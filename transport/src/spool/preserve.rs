@@ -285,8 +285,8 @@ impl<D: Disk> Spool<D> {
             tracing::error!(
                 %error,
                 "cannot move data of a newer nf-sender from {:?} of the spool to 'newer': {error}; \
-                 it stays in place and is not sent, other datagrams are delivered; trying again until the disk \
-                 allows it: make it writable before a newer version is started",
+                 it stays in place and is not sent, other datagrams are delivered; trying again until the \
+                 disk allows it: make it writable before a newer version is started",
                 name::segment(first)
             );
         }

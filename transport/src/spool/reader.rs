@@ -17,13 +17,13 @@ use crate::spool::segment::{self, SEGMENT_HEADER_LEN};
 /// Bytes read at once.
 const CHUNK: usize = 256 * 1024;
 
-/// A block of this many bytes that cannot be read is taken for zeros, which no checksum lets pass.
+/// Bytes of a block. An unreadable block reads as zeros, which no checksum accepts.
 const BLOCK: usize = 4096;
 
 /// The part of the batch magic that all versions share.
 const MAGIC_OF_ALL: &[u8] = MAGIC.split_at(3).0;
 
-/// A place in a segment.
+/// A reader of one segment, with its offset and next position.
 #[derive(Debug)]
 pub struct SegmentReader<F> {
     pub(super) file: F,
@@ -38,7 +38,7 @@ pub struct SegmentReader<F> {
     pub(super) buffer: BytesMut,
     /// The next item, if it was read already. The buffer starts after it.
     pub(super) found: Option<Item>,
-    /// Set where all of the segment is of this newer version.
+    /// Set if all of the segment is of this newer version.
     pub(super) newer: Option<u16>,
     pub(super) zero_unreadable: bool,
     /// The latest arrival of the batches that were passed by their headers.
@@ -109,8 +109,7 @@ impl<F: DiskFile> SegmentReader<F> {
         self.described
     }
 
-    /// Treats unreadable blocks as damage from now on. Before, they are errors, which a later try may not
-    /// meet.
+    /// Treats unreadable blocks as damage from now on. Before, they are errors, and a later try may succeed.
     pub fn skip_unreadable(&mut self) {
         self.zero_unreadable = true;
     }
@@ -167,7 +166,7 @@ impl<F: DiskFile> SegmentReader<F> {
         self.give(Item::Newer(Newer { place, needs }))
     }
 
-    /// Passes the batches of a newer version that the reader stands at.
+    /// Skips the batches of a newer version at the reader's offset.
     fn take_newer(&mut self) -> io::Result<Item> {
         let (start, first) = (self.offset, self.expected);
         let mut needs = String::new();
@@ -183,7 +182,7 @@ impl<F: DiskFile> SegmentReader<F> {
         Ok(Item::Newer(Newer { place, needs }))
     }
 
-    /// The batch of a newer version that the reader stands at, if all of it is within the segment.
+    /// The batch of a newer version at the reader's offset, if all of it is within the segment.
     pub(super) fn newer_here(&mut self) -> io::Result<Option<NewerBatch>> {
         let Some(Err(BatchError::Newer(newer))) = self.header(HEADER_LEN)? else { return Ok(None) };
         let after = self.offset.saturating_add(u64::try_from(newer.encoded_len).unwrap_or(u64::MAX));
@@ -254,7 +253,7 @@ impl<F: DiskFile> SegmentReader<F> {
         Ok(BatchHere::BadBody)
     }
 
-    /// The header here, read in pieces of `chunk` bytes; `None` at the end of the segment.
+    /// The header at the reader's offset, read in chunks of `chunk` bytes; `None` at the end of the segment.
     pub(super) fn header(&mut self, chunk: usize) -> io::Result<Option<Result<BatchHeader, BatchError>>> {
         self.fill(HEADER_LEN, chunk)?;
         if self.buffer.is_empty() {
@@ -322,7 +321,7 @@ impl<F: DiskFile> SegmentReader<F> {
     }
 }
 
-/// The end of a search.
+/// Result of the search for a batch.
 enum SearchEnd {
     /// A batch, which the reader has passed.
     Batch(Batch),

@@ -10,7 +10,8 @@ use crate::spool::name;
 use crate::spool::state::Spool;
 
 impl<D: Disk> Spool<D> {
-    /// Notes that positions below `position` are acknowledged. Removes files without other batches.
+    /// Notes that positions below `position` are acknowledged. Removes the segments and gaps that end there
+    /// or before.
     pub fn acknowledge(&mut self, position: Position) {
         let before = self.acknowledged;
         self.acknowledged = before.max(position);

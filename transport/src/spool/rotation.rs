@@ -23,7 +23,7 @@ impl<D: Disk> Spool<D> {
         self.stuck.as_ref().map(|stuck| stuck.reason.as_str())
     }
 
-    /// Ends the active segment if its time or its size is over.
+    /// Ends the active segment if it has reached its time or its size.
     pub(super) fn end_segment_if_due(&mut self, now: Moment) {
         let is_due = self.is_due(0, now);
         if let Some(active) = &mut self.active {
@@ -162,7 +162,7 @@ impl<D: Disk> Spool<D> {
     }
 
     /// The segment that starts at `segment` covers the gaps behind it up to `end`, and is read as one with a
-    /// hole. Their records go, or the next start would read no further than the first of them.
+    /// hole. Their records are removed, or the next start would read only up to the first of them.
     fn span_gaps(&mut self, segment: Position, end: Position) {
         let behind = self.extents.range(segment..).filter_map(|(first, extent)| match *extent {
             Extent::Gap { end, reason } => Some(Gap { first: *first, end, reason }),

@@ -9,22 +9,22 @@ use crate::spool::lineage::OwnStream;
 use crate::spool::state::Spool;
 
 impl<D: Disk> Spool<D> {
-    /// Begins the run `run`, which gives out positions from `start` on, and records that. A run that cannot
-    /// be recorded loses nothing: a later run treats its datagrams as those of another life of the spool and
+    /// Begins the run `run`, which assigns positions from `start` on, and records that. A run that cannot be
+    /// recorded loses nothing: a later run treats its datagrams as those of another life of the spool and
     /// sends the queue again.
     pub fn begin_run(&mut self, run: RunId, start: Position) -> io::Result<()> {
         self.lineage.begin(run, start, self.acknowledged);
         self.write_identity(LastRun::CutShort { start })
     }
 
-    /// Records where an orderly run ends, once everything else is on disk.
+    /// Records the end of an orderly run. Callers do this once everything else is on disk.
     pub fn end_run(&mut self, acknowledged: Position, next: Position) -> io::Result<()> {
         self.lineage.forget(acknowledged);
         self.write_identity(LastRun::Orderly { acknowledged, next })
     }
 
-    /// Sends the spool as the stream `new` from the next run on, which records that: the secret of the
-    /// present one is lost.
+    /// Sends the spool as the stream `new` from the next run on, because the secret of the present one is
+    /// lost. The next run records that.
     pub fn abandon_stream(&mut self, new: OwnStream) {
         self.lineage.abandon(new);
     }

@@ -26,7 +26,7 @@ impl<F: DiskFile> SegmentReader<F> {
         Ok(())
     }
 
-    /// Skips one item in front of `position`; false if there is none.
+    /// Skips one item in front of `position`. Returns false if there is none.
     fn next_before(&mut self, position: Position) -> io::Result<bool> {
         let Some(item) = self.next_item()? else { return Ok(false) };
         match item {
@@ -59,8 +59,8 @@ impl<F: DiskFile> SegmentReader<F> {
         self.buffer.clear();
     }
 
-    /// Returns the real end of the segment: the position after its last batch whose bytes are all there, and
-    /// the offset after it. Reads headers only as long as they are whole.
+    /// Returns the real end of the segment: the position after its last complete batch, and the offset after
+    /// it. Reads headers only as long as they are whole.
     pub fn find_end(&mut self) -> io::Result<(Position, u64)> {
         let mut good = (self.expected, self.offset);
         while self.pass_batch()?.is_some() {
@@ -86,7 +86,7 @@ impl<F: DiskFile> SegmentReader<F> {
         Ok(None)
     }
 
-    /// Passes the next batch whose bytes are all there; `None` at the end of the segment.
+    /// Skips the next complete batch; `None` at the end of the segment.
     fn pass_batch(&mut self) -> io::Result<Option<Passed>> {
         while let Some(header) = self.header(HEADER_LEN)? {
             match header {

@@ -2,7 +2,7 @@
 //!
 //! Every position keeps its meaning. The position of a dropped datagram stays in its batch as a record of one
 //! byte, so the batches of a thinned segment follow each other as before, and a receiver that has a part of
-//! it continues there.
+//! it continues from there.
 //!
 //! The new segment is written whole under another name, forced to disk, and takes the place of the old one by
 //! a rename. Only the rename needs the spool: an acknowledgement before it leaves the segment as it is. A
@@ -25,7 +25,7 @@ use crate::spool::room::Yielding;
 use crate::spool::segment::SEGMENT_HEADER_LEN;
 use crate::spool::state::Spool;
 
-/// Decides which datagrams of a segment stay.
+/// Selects the datagrams of a segment that stay.
 pub trait Sieve {
     /// Accepts the next batch of the segment. Returns batches that are complete now. They cover all positions
     /// in order, from the first one on that no batch covers yet.

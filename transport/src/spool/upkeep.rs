@@ -78,7 +78,7 @@ pub struct SyncJob<F> {
 }
 
 impl<F: DiskFile> SyncJob<F> {
-    /// Waits until the disk has it all.
+    /// Waits until the disk has stored all files.
     pub fn run(&self) -> io::Result<()> {
         self.files.iter().try_for_each(|file| file.sync())
     }
