@@ -25,7 +25,7 @@ use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::secure::{OpenError, SpoolKeys, StreamKey};
 use nf_transport_core::sequence::{Gap, GapReason, Position, StreamId};
 use nf_transport_core::spool::disk::Directory;
-use nf_transport_core::spool::{Damage, KeptApart, Newer, SegmentReader, Spool};
+use nf_transport_core::spool::{Damage, Newer, Preserved, SegmentReader, Spool};
 use tokio::sync::Notify;
 
 use crate::host::systemd::messages::sender;
@@ -273,16 +273,16 @@ impl Queue {
     }
 
     /// Opens a segment reader at `position`. Returns `None` if no segment holds the position any more.
-    /// Unreadable blocks are errors, or damage if `quarantine_unreadable`.
+    /// Unreadable blocks are errors, or damage if `skip_unreadable`.
     pub(crate) fn reader(
         &self,
         position: Position,
-        quarantine_unreadable: bool,
+        skip_unreadable: bool,
     ) -> io::Result<Option<OpenedSegment>> {
         let spool = self.spool();
         let Some((first, _, _)) = spool.segment_at(position) else { return Ok(None) };
         let thinnings = spool.thinnings();
-        let reader = spool.reader(position, quarantine_unreadable)?;
+        let reader = spool.reader(position, skip_unreadable)?;
         Ok(reader.map(|reader| OpenedSegment { first, reader, thinnings }))
     }
 
@@ -321,7 +321,7 @@ impl Queue {
         let (set_aside, aside) = {
             let mut spool = self.spool();
             let set_aside = if damage.length > 0 {
-                spool.set_aside(segment, damage.offset, damage.length)
+                spool.copy_damaged(segment, damage.offset, damage.length)
             } else {
                 Ok(())
             };
@@ -354,10 +354,10 @@ impl Queue {
 
     /// Removes a piece that a newer version wrote from the queue and keeps it in `newer/`. The receiver is
     /// informed that its positions are unused. Its datagrams get new positions once a version can read it.
-    pub(crate) fn keep_newer(&self, segment: Position, newer: &Newer) -> io::Result<()> {
+    pub(crate) fn preserve_newer(&self, segment: Position, newer: &Newer) -> io::Result<()> {
         let (gap, aside) = {
             let mut spool = self.spool();
-            (spool.keep_newer(segment, newer.place)?, spool.newer())
+            (spool.preserve_newer(segment, newer.place)?, spool.newer())
         };
         // If it has left the queue since it was read, the flusher accounts for it.
         let Some(gap) = gap else { return Ok(()) };
@@ -370,8 +370,8 @@ impl Queue {
     }
 
     /// Accounts for pieces of newer versions that the spool has kept apart.
-    pub(crate) fn note_kept_apart(&self, kept: Vec<KeptApart>) {
-        for KeptApart { gap, needs } in kept {
+    pub(crate) fn note_kept_apart(&self, kept: Vec<Preserved>) {
+        for Preserved { gap, needs } in kept {
             self.state().ledger.keep_apart(gap);
             let data = format_args!("datagrams in the spool, from position {} on,", gap.first.0);
             log_newer(data, NEWER_DIRECTORY, &needs);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use nf_transport_core::datagram::BootTime;
 use nf_transport_core::internal_error::internal_errors;
 use nf_transport_core::netflow::{ExportFormat, ExporterFigures, Source};
-use nf_transport_core::spool::Aside;
+use nf_transport_core::spool::FileTotals;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -223,7 +223,7 @@ fn exporter(figures: &ExporterFigures) -> ExporterStatus {
     }
 }
 
-fn kept(aside: Aside) -> KeptFiles {
+fn kept(aside: FileTotals) -> KeptFiles {
     KeptFiles { files: aside.files, bytes: aside.bytes }
 }
 

@@ -255,7 +255,7 @@ impl Flusher {
             spool.lift_max_size();
         }
         if now >= self.tend_at {
-            spool.tend(both_clocks(), in_flight);
+            spool.enforce_limits(both_clocks(), in_flight);
             self.tend_at = now + TEND_EVERY;
         }
         let yielding = self.yielding(is_pressing);
@@ -301,7 +301,7 @@ impl Flusher {
             self.is_holding = !is_pressing && matches!(outcome, Err(AppendError::NoRoom(_)));
         }
         let stuck = spool.stuck().map(str::to_owned);
-        let kept_apart = spool.take_kept_apart();
+        let kept_apart = spool.take_preserved();
         if let (Some(Ok(())), Some((held, _))) = (&outcome, &task.spill) {
             let batch = sifted.as_ref().unwrap_or(&held.batch);
             self.fair_share.note_appended(&spool, batch, batch_len(batch));

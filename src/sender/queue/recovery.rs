@@ -60,7 +60,7 @@ pub(crate) fn recover(
     check_keys(directory, &survey, keys)?;
     let path = journal_path(directory, runtime_directory, keys)?;
     let new = StreamKey::generate()?;
-    let mut opened = survey.take_up(own_stream(&new), policy).map_err(unreadable())?;
+    let mut opened = survey.recover(own_stream(&new), policy).map_err(unreadable())?;
     let stream = opened.spool.stream();
     let boot = journal::boot_id().map_err(failed("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
     let newer = match &path {
@@ -83,7 +83,7 @@ pub(crate) fn recover(
     };
     if let Some(previous) = trusted {
         // The disk may have rejected copies until that run was killed.
-        opened.spool.keep_passed(previous.acknowledged, &opened.copied);
+        opened.spool.preserve_passed(previous.acknowledged, &opened.copied);
     }
     opened.spool.acknowledge(acknowledged.unwrap_or_default());
     let acknowledged_there = any_previous.map(|previous| previous.acknowledged);

@@ -9,7 +9,7 @@ use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::secure::StreamKey;
 use nf_transport_core::sequence::{Gap, Position, StreamId};
 use nf_transport_core::spool::disk::Directory;
-use nf_transport_core::spool::{Aside, Begun, Lineage, Room, Spool};
+use nf_transport_core::spool::{Begun, FileTotals, Lineage, Room, Spool};
 
 use crate::limits::JOURNAL_RING;
 use crate::sender::journal::RingEntry;
@@ -57,9 +57,9 @@ pub(crate) struct QueueFigures {
     /// Datagrams that were queued when the stream was replaced, and that the receiver may have had before.
     pub(crate) possible_repeats: u64,
     /// Copies of damaged pieces.
-    pub(crate) damaged: Aside,
+    pub(crate) damaged: FileTotals,
     /// Data that a newer version wrote.
-    pub(crate) newer: Aside,
+    pub(crate) newer: FileTotals,
 }
 
 /// The arrival of the oldest queued datagram.
@@ -88,8 +88,8 @@ pub(crate) struct SpoolFigures {
     pub(crate) segments: usize,
     pub(crate) oldest: Option<Begun>,
     pub(crate) room: Option<Room>,
-    pub(crate) damaged: Aside,
-    pub(crate) newer: Aside,
+    pub(crate) damaged: FileTotals,
+    pub(crate) newer: FileTotals,
     /// The first position of the spool when `oldest` was read.
     first: Option<Position>,
 }

@@ -59,7 +59,7 @@ fn dropped_meanwhile(account: impl FnOnce(&RecoveredRun, &Newer)) {
     // Like the flusher, which accounts for it later.
     let now = both_clocks();
     for moment in [now, now.plus(Duration::from_secs(10))] {
-        run.queue.spool().tend(moment, Position(0));
+        run.queue.spool().enforce_limits(moment, Position(0));
     }
     account(&run, &newer);
     let figures = run.queue.figures();
@@ -74,13 +74,13 @@ fn dropped_meanwhile(account: impl FnOnce(&RecoveredRun, &Newer)) {
 fn a_newer_segment_at_a_limit_counts_once() {
     let policy = ten_to_a_segment();
     dropped_meanwhile(|run, newer| {
-        run.queue.keep_newer(Position(0), newer).unwrap();
+        run.queue.preserve_newer(Position(0), newer).unwrap();
         assert_eq!(run.queue.figures().counts.recovered, BATCHES, "the flusher accounts for it");
         spool_all(run, policy);
     });
     dropped_meanwhile(|run, newer| {
         spool_all(run, policy);
-        run.queue.keep_newer(Position(0), newer).unwrap();
+        run.queue.preserve_newer(Position(0), newer).unwrap();
     });
 }
 

@@ -84,7 +84,7 @@ impl SegmentSource {
                     break;
                 }
                 Some(Item::Newer(newer)) => {
-                    self.queue.keep_newer(*segment, &newer)?;
+                    self.queue.preserve_newer(*segment, &newer)?;
                     break;
                 }
                 None => break,

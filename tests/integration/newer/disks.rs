@@ -47,17 +47,14 @@ fn newer_segments_stay_on_a_read_only_disk() {
         let status = test.pair.sender.status();
         assert_eq!(count(&status, "/newer/files"), 3, "run {run}: {status:#}");
         let lines =
-            test.pair.sender.daemon().count_log(&["cannot move what a newer nf-sender wrote", "Read-only"]);
+            test.pair.sender.daemon().count_log(&["cannot move data of a newer nf-sender", "Read-only"]);
         assert_eq!(lines, 1, "run {run}");
         if run == 1 {
             test.pair.sender.take().kill();
         }
     }
     remount(&test, "rw");
-    test.pair
-        .sender
-        .daemon()
-        .wait_for_log(&["what a newer nf-sender wrote is in 'newer' of the spool"], STALL);
+    test.pair.sender.daemon().wait_for_log(&["data of a newer nf-sender is in 'newer' of the spool"], STALL);
     test.pair.sender.wait_status(STALL, |status| count(status, "/newer/files") == 4);
     assert_eq!(segments(&test.pair.sender.path("spool")), Vec::<PathBuf>::new(), "other segments are left");
     test.upgrade_and_deliver_but(0);
@@ -98,7 +95,7 @@ fn newer_segments_stay_on_a_disk_without_inodes() {
     let spool = test.pair.sender.path("spool");
     std::fs::rename(spool.join("spare"), others.join("spare")).unwrap();
     test.pair.sender.start();
-    let words = ["cannot move what a newer nf-sender wrote", "no inodes left"];
+    let words = ["cannot move data of a newer nf-sender", "no inodes left"];
     test.pair.sender.daemon().wait_for_log(&words, STALL);
     test = test.go_on(BACKLOG + 500);
     assert_eq!(test.deliver_but(kept), 0);

@@ -1,61 +1,35 @@
-//! How old the datagrams of a segment are at least, whatever happens to the wall clock.
+//! Minimum ages of segments, independent of steps of the wall clock.
 //!
-//! `max-age` drops data, so that an age in doubt counts as the lower one: too much is kept, and `max-size` bounds it.
+//! `max-age` drops data, so the lower age counts when the age is in doubt. The spool then keeps too much,
+//! which `max-size` bounds.
 //!
-//! | a segment that was written | is as old as |
+//! | a segment that was written | has its age by |
 //! |---|---|
-//! | by this run | the boot clock says |
-//! | by an earlier run in the same boot | the boot clock says, by the stamps in its header; no segment goes on after a step |
-//! | in an earlier boot, with a steady wall clock then and now | the wall clock says |
-//! | any other way | the time since this run began |
+//! | by this run | the boot clock |
+//! | by an earlier run in the same boot | the boot clock and the header (a step ends a segment) |
+//! | in an earlier boot, with a steady wall clock then and now | the wall clock |
+//! | in any other way | the time since this run began |
 
 use core::time::Duration;
 
 use crate::clock::{ClockStep, ClockWatch};
-use crate::datagram::{BootTime, Moment, Timestamp};
+use crate::datagram::{Moment, Timestamp};
 use crate::limits::FILE_TIME_LAG;
 use crate::sequence::Position;
+use crate::spool::clocks::{Clocks, WrongClock};
 use crate::spool::disk::{Disk, DiskFile};
-use crate::spool::segment::{Begun, SegmentHeader};
-use crate::spool::{Piece, SEGMENT_HEADER_LEN, Spool, name};
-
-/// When a segment was last written to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum LastWrite {
-    /// By this run.
-    ThisRun(BootTime),
-    /// By an earlier run, as the file system says.
-    Earlier(Timestamp),
-}
-
-/// A wall clock that is or was wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WrongClock {
-    /// It was set in this run.
-    Set(ClockStep),
-    /// It was set in this boot, after the newest segment was begun and before this run.
-    SetBefore(ClockStep),
-    /// The newest segment bears a time of an earlier boot that is so far in the future.
-    Behind(Duration),
-}
-
-/// What is known of the clocks in this run.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Clocks {
-    /// When the run began.
-    opened: BootTime,
-    watch: ClockWatch,
-    /// What nobody has asked for yet.
-    wrong: Option<WrongClock>,
-}
+use crate::spool::extent::{Extent, LastWrite};
+use crate::spool::name;
+use crate::spool::segment::{Begun, SEGMENT_HEADER_LEN, SegmentHeader};
+use crate::spool::state::Spool;
 
 impl<D: Disk> Spool<D> {
-    /// Returns what was wrong with the wall clock since the last call.
+    /// Returns the latest error of the wall clock since the last call.
     pub fn take_wrong_clock(&mut self) -> Option<WrongClock> {
         self.clocks.as_mut()?.wrong.take()
     }
 
-    /// Watches the clocks: to be called before anything else that depends on `now`.
+    /// Watches the clocks. Callers do this before anything else that depends on `now`.
     pub(super) fn look_at_clocks(&mut self, now: Moment) {
         if let Some(clocks) = &mut self.clocks {
             let step = clocks.watch.look(now).map(WrongClock::Set);
@@ -67,7 +41,7 @@ impl<D: Disk> Spool<D> {
     }
 
     fn wrong_clock_at_start(&self, now: Moment) -> Option<WrongClock> {
-        let (first, written) = self.pieces.iter().rev().find_map(segment)?;
+        let (first, written) = self.extents.iter().rev().find_map(segment)?;
         let begun = self.begun(first)?;
         let ahead = begun.wall_ahead().filter(|_| now.boot.since(begun.boot.unwrap_or_default()).is_some());
         if let Some(ahead) = ahead {
@@ -82,19 +56,19 @@ impl<D: Disk> Spool<D> {
             .map(|step| WrongClock::Behind(step.size))
     }
 
-    /// When a segment is begun now.
+    /// The time stamps of a segment that is begun now.
     pub(super) fn begin_at(&self, now: Moment) -> Begun {
         let is_steady = self.clocks.is_some_and(|clocks| clocks.watch.is_steady(now));
         Begun { wall: now.wall, boot: (now.boot.boot.0 != 0).then_some(now.boot), is_steady }
     }
 
-    /// The oldest segment that is not in flight, if all that it holds is older than `max-age`.
+    /// True if all datagrams of the oldest segment that is not in flight are older than `max-age`.
     pub(super) fn is_oldest_too_old(&self, now: Moment, in_flight: Position, max_age: Duration) -> bool {
         let oldest = self.idle_segments(in_flight).next();
         oldest.is_some_and(|idle| self.age(idle.first, idle.written, now) > max_age)
     }
 
-    /// The age of the newest datagram of a segment, at least.
+    /// The minimum age of the newest datagram of a segment.
     fn age(&self, first: Position, written: LastWrite, now: Moment) -> Duration {
         let modified = match written {
             LastWrite::ThisRun(written) => return now.boot.since(written).unwrap_or_default(),
@@ -107,7 +81,7 @@ impl<D: Disk> Spool<D> {
         recorded.unwrap_or_default().max(in_this_run)
     }
 
-    /// When a segment was begun, as its header says; `None` if it cannot be read.
+    /// The start of a segment by its header; `None` if the header cannot be read.
     pub(super) fn begun(&self, first: Position) -> Option<Begun> {
         let mut header = [0; SEGMENT_HEADER_LEN];
         let read = self.disk.open(&name::segment(first)).ok()?.read_at(&mut header, 0).ok()?;
@@ -115,23 +89,23 @@ impl<D: Disk> Spool<D> {
     }
 }
 
-fn segment((first, piece): (&Position, &Piece)) -> Option<(Position, LastWrite)> {
-    piece.last_write().map(|written| (*first, written))
+fn segment((first, extent): (&Position, &Extent)) -> Option<(Position, LastWrite)> {
+    extent.last_write().map(|written| (*first, written))
 }
 
 impl Begun {
-    /// The time since then: exact in one boot, as the wall clock says else.
+    /// The time since then: exact within one boot, else by the wall clock.
     pub fn age(&self, now: Moment) -> Duration {
         let in_this_boot = self.boot.and_then(|boot| now.boot.since(boot));
         in_this_boot.unwrap_or_else(|| now.wall.since(self.wall))
     }
 
-    /// How far the wall clock was ahead of the boot clock; `None` if the segment does not tell.
+    /// The lead of the wall clock over the boot clock; `None` if the segment has no stamp of the boot clock.
     fn wall_ahead(&self) -> Option<i128> {
         Some(Moment { wall: self.wall, boot: self.boot? }.wall_ahead())
     }
 
-    /// The age of the last write to the segment, at least; the file system says that it was at `modified`.
+    /// The minimum age of the last write to the segment, whose file has the modification time `modified`.
     fn age_of_last(&self, modified: Timestamp, now: Moment, is_steady: bool) -> Duration {
         let is_in_order = self.wall.since(modified) <= FILE_TIME_LAG;
         match self.boot {

@@ -4,7 +4,7 @@
 use crate::batch::HEADER_LEN;
 use crate::spool::SEGMENT_HEADER_LEN;
 
-/// Makes a segment one of this version of the format.
+/// Sets the format version of a segment.
 pub fn set_version(segment: &mut [u8], version: u8) {
     segment[13] = version;
     let checksum = crc32c::crc32c(&segment[12..SEGMENT_HEADER_LEN]);

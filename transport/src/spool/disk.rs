@@ -1,6 +1,6 @@
-//! The few file operations that a spool needs, and the directory that really does them.
+//! The file operations that a spool needs, and their implementation for a directory.
 //!
-//! Everything else in the spool goes through these traits, so that tests can tear writes, flip bits and fill disks.
+//! The rest of the spool uses these traits only, so that tests can tear writes, flip bits and fill disks.
 
 use std::fs::{DirEntry, File, Metadata, OpenOptions, Permissions};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -14,12 +14,12 @@ use crate::datagram::Timestamp;
 
 /// A file of the spool as a listing shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct FileEntry {
     /// The name inside the spool directory.
     pub name: String,
     /// Length in bytes.
     pub size: u64,
-    /// When it was last written to.
+    /// Time of the last write.
     pub modified: Timestamp,
 }
 
@@ -61,19 +61,19 @@ pub trait Disk: core::fmt::Debug {
     type File: DiskFile + core::fmt::Debug;
 
     /// The plain files in it, in no order.
-    fn list(&self) -> io::Result<Vec<Entry>>;
-    /// The plain files in a directory of it, in no order, with names that begin with that of the directory; none if it
-    /// is not there.
-    fn list_in(&self, directory: &str) -> io::Result<Vec<Entry>>;
-    /// Opens a file for writing; it is made if it is not there, and keeps what it holds if it is.
+    fn list(&self) -> io::Result<Vec<FileEntry>>;
+    /// The plain files in a directory of it, in no order, with names that begin with that of the directory;
+    /// none if the directory is missing.
+    fn list_in(&self, directory: &str) -> io::Result<Vec<FileEntry>>;
+    /// Opens a file for writing. Creates it if it is missing, and keeps its content otherwise.
     fn create(&self, name: &str) -> io::Result<Self::File>;
     /// Opens a file for reading.
     fn open(&self, name: &str) -> io::Result<Self::File>;
-    /// Gives a file another name; another file of that name is replaced at once.
+    /// Renames a file. Replaces another file of that name atomically.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, name: &str) -> io::Result<()>;
-    /// Makes what was created, renamed and removed so far survive power loss.
+    /// Makes all creations, renames and removals so far survive power loss.
     fn sync_directory(&self) -> io::Result<()>;
     /// The room on its file system.
     fn space(&self) -> io::Result<Space>;
@@ -81,23 +81,23 @@ pub trait Disk: core::fmt::Debug {
 
 /// An open file of a spool directory.
 pub trait DiskFile {
-    /// Writes all of `bytes` at `offset`. After an error any part of them may be there.
+    /// Writes all of `bytes` at `offset`. After an error any part of them may be written.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Reads up to `buffer.len()` bytes at `offset`; 0 means the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Makes the file end after `size` bytes.
     fn truncate(&self, size: u64) -> io::Result<()>;
-    /// Makes what was written survive power loss.
+    /// Makes all writes so far survive power loss.
     fn sync(&self) -> io::Result<()>;
-    /// Keeps other users from reading the file, whatever mode it had.
+    /// Keeps other users from reading the file, independent of its mode so far.
     fn make_private(&self) -> io::Result<()>;
-    /// Returns when it was last written to.
+    /// Returns the time of the last write.
     fn modified(&self) -> io::Result<Timestamp>;
     /// Makes it count as last written to at `time`.
     fn set_modified(&self, time: Timestamp) -> io::Result<()>;
 }
 
-/// Threads that list a directory, and files that are not worth another one.
+/// Threads that list a directory, and the number of files that do not justify another thread.
 const LISTERS: usize = 4;
 const LISTED_AT_ONCE: usize = 500;
 
@@ -112,9 +112,9 @@ impl Directory {
     /// Opens the directory at `path`, which must exist.
     pub fn open(path: &Path) -> io::Result<Self> {
         let directory = Self { path: path.to_owned(), handle: File::open(path)? };
-        if let Err(error) = directory.create_places() {
-            // The disk may be full or read-only: whatever needs them tries again.
-            tracing::debug!("cannot create the directories for what is kept apart: {error}");
+        if let Err(error) = directory.create_subdirectories() {
+            // The disk may be full or read-only: operations that need the subdirectories retry.
+            tracing::debug!("cannot create the subdirectories of the spool: {error}; trying again on demand");
         }
         Ok(directory)
     }
@@ -123,9 +123,9 @@ impl Directory {
 impl Disk for Directory {
     type File = File;
 
-    fn list(&self) -> io::Result<Vec<Entry>> {
+    fn list(&self) -> io::Result<Vec<FileEntry>> {
         let files = plain_files(&self.path)?;
-        // Asking for the lengths of thousands of files is most of what a start takes.
+        // Most of the time of a start goes into asking for the lengths of thousands of files.
         let most = files.len().div_ceil(LISTERS).max(LISTED_AT_ONCE);
         thread::scope(|scope| {
             let listers: Vec<_> = files.chunks(most).map(|files| scope.spawn(|| entries(files))).collect();
@@ -136,12 +136,12 @@ impl Disk for Directory {
         })
     }
 
-    fn list_in(&self, directory: &str) -> io::Result<Vec<Entry>> {
+    fn list_in(&self, directory: &str) -> io::Result<Vec<FileEntry>> {
         let files = match plain_files(&self.path.join(directory)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             other => other?,
         };
-        let within = |entry: Entry| Entry { name: format!("{directory}/{}", entry.name), ..entry };
+        let within = |entry: FileEntry| FileEntry { name: format!("{directory}/{}", entry.name), ..entry };
         Ok(entries(&files)?.into_iter().map(within).collect())
     }
 
@@ -151,7 +151,7 @@ impl Disk for Directory {
         let path = self.path.join(name);
         let opened = match options.open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.create_places().and_then(|()| options.open(&path))
+                self.create_subdirectories().and_then(|()| options.open(&path))
             }
             other => other,
         };
@@ -166,7 +166,7 @@ impl Disk for Directory {
         let (from, path) = (self.path.join(from), self.path.join(to));
         match std::fs::rename(&from, &path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound && to.contains('/') => {
-                let created = self.create_places().map_err(|error| not_created(error, &self.path));
+                let created = self.create_subdirectories().map_err(|error| not_created(error, &self.path));
                 created.and_then(|()| std::fs::rename(&from, &path))
             }
             other => other,
@@ -186,7 +186,8 @@ impl Disk for Directory {
     }
 }
 
-/// The error of a file that could not be created in `directory`, with its cause in words where the number alone misleads.
+/// The error of a file that could not be created in `directory`, with its cause in words where the number
+/// alone misleads.
 pub fn not_created(error: io::Error, directory: &Path) -> io::Error {
     let has_no_inodes = || Space::of(directory).is_ok_and(|space| space.free_inodes == Some(0));
     if error.kind() == io::ErrorKind::StorageFull && has_no_inodes() {
@@ -197,9 +198,9 @@ pub fn not_created(error: io::Error, directory: &Path) -> io::Error {
 }
 
 impl Directory {
-    /// Creates the directories for what is kept apart.
-    fn create_places(&self) -> io::Result<()> {
-        for name in super::name::KEPT_APART {
+    /// Creates the subdirectories for damaged and newer files.
+    fn create_subdirectories(&self) -> io::Result<()> {
+        for name in super::name::SUBDIRECTORIES {
             match std::fs::DirBuilder::new().mode(0o700).create(self.path.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => {}
@@ -220,12 +221,12 @@ fn plain_files(directory: &Path) -> io::Result<Vec<DirEntry>> {
     Ok(files)
 }
 
-fn entries(files: &[DirEntry]) -> io::Result<Vec<Entry>> {
+fn entries(files: &[DirEntry]) -> io::Result<Vec<FileEntry>> {
     let mut entries = Vec::with_capacity(files.len());
     for file in files {
         let Ok(name) = file.file_name().into_string() else { continue };
         let metadata = file.metadata()?;
-        entries.push(Entry { name, size: metadata.len(), modified: modified_of(&metadata)? });
+        entries.push(FileEntry { name, size: metadata.len(), modified: modified_of(&metadata)? });
     }
     Ok(entries)
 }
@@ -233,6 +234,11 @@ fn entries(files: &[DirEntry]) -> io::Result<Vec<Entry>> {
 fn modified_of(metadata: &Metadata) -> io::Result<Timestamp> {
     let modified = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(Timestamp::from_unix(modified))
+}
+
+/// True if the disk, or the quota of this user, has no room left.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 impl DiskFile for File {

@@ -1,8 +1,9 @@
-//! The file `stream`: which stream this spool numbers, where the numbering stands, and which runs sent it.
+//! The file `stream`: stream id, state of the numbering, and the runs that sent the stream.
 //!
-//! It is written twice in a run, at start and at an orderly stop, and when the spool begins a new stream. The file holds
-//! the same record two times, written in place one after the other, so that neither a damaged byte nor a power loss
-//! between the two loses anything, and a full disk does not stand in the way. The first whole record counts.
+//! It is written twice in a run, at start and at an orderly stop, and when the spool begins a new stream. The
+//! file holds the same record two times, written in place one after the other, so neither a damaged byte nor
+//! a power loss between the two loses anything, and a full disk does not fail the write. The first whole
+//! record counts.
 //!
 //! | offset | width | field | range |
 //! |---|---|---|---|
@@ -20,8 +21,8 @@
 //! | 112 | 24 n | runs, oldest first: 16 id, 8 position of the first datagram | |
 //! | 112 + 24 n | | zero, up to 2048 | 0 |
 //!
-//! The second record follows at 2048. Versions 1 and 2 are still read. Version 2 had no secret: its runs begin at 80.
-//! Version 1 had records of 64 bytes, with zeros from 48 on.
+//! The second record follows at 2048. Versions 1 and 2 are still read. Version 2 had no secret: its runs
+//! begin at 80. Version 1 had records of 64 bytes, with zeros from 48 on.
 
 use std::io;
 
@@ -31,7 +32,7 @@ use zeroize::Zeroizing;
 use crate::limits::RUNS_MAX;
 use crate::sequence::{Position, RunId, StreamId};
 use crate::spool::disk::{Disk, DiskFile};
-use crate::spool::lineage::{Lineage, Run, StreamSecret};
+use crate::spool::lineage::{Lineage, RunStart, StreamSecret};
 
 const FILE: &str = "stream";
 const MAGIC: [u8; 8] = *b"NFSTREAM";
@@ -51,7 +52,7 @@ const NO_STREAM: StreamId = StreamId([0; 16]);
 /// Stands for no secret.
 const NO_SECRET: [u8; 32] = [0; 32];
 
-/// How the last run left the numbering.
+/// The state in which the last run left the numbering.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LastRun {
     /// It stopped in order, and wrote down where it stood.
@@ -68,18 +69,18 @@ pub enum LastRun {
     },
 }
 
-/// What the file says.
+/// The content of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
-    /// The stream whose batches lie in the spool.
+    /// The stream of the batches in the spool.
     pub(super) stream: StreamId,
     pub(super) last_run: LastRun,
     pub(super) lineage: Lineage,
 }
 
-/// What was found in the place of the file.
+/// Result of reading the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum StreamFile {
     /// Nothing, or nothing whole.
     Nothing,
     Identity(Identity),
@@ -140,11 +141,12 @@ impl Identity {
         Some(Self { stream, last_run, lineage })
     }
 
-    /// Reads the spool's file. One of which no copy is whole counts as none, and so does one that cannot be read.
-    pub(super) fn read(disk: &impl Disk) -> io::Result<Found> {
+    /// Reads the spool's file. One of which no copy is whole counts as none, and so does one that cannot be
+    /// read.
+    pub(super) fn read(disk: &impl Disk) -> io::Result<StreamFile> {
         let file = match disk.open(FILE) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(StreamFile::Nothing),
             Err(error) => return Err(error),
         };
         let mut bytes = Zeroizing::new(vec![0; 2 * RECORD_LEN]);
@@ -156,9 +158,9 @@ impl Identity {
             .or_else(|| find(VERSION_2))
             .or_else(|| version_1.find_map(|record| Self::parse(record, 1)));
         Ok(match (identity, version_of(&bytes)) {
-            (Some(identity), _) => Found::Identity(identity),
-            (None, Some(newer)) if newer > VERSION => Found::Newer(newer),
-            (None, _) => Found::Nothing,
+            (Some(identity), _) => StreamFile::Identity(identity),
+            (None, Some(newer)) if newer > VERSION => StreamFile::Newer(newer),
+            (None, _) => StreamFile::Nothing,
         })
     }
 
@@ -168,7 +170,8 @@ impl Identity {
         if let Err(error) = file.make_private() {
             tracing::warn!(
                 %error,
-                "cannot keep other users from reading the file '{FILE}' of the spool, which holds the secret of its stream: {error}"
+                "cannot make the file '{FILE}' of the spool private: {error}; other users may read the \
+                 secret of its stream: change its mode to 0600"
             );
         }
         let record = self.encode();
@@ -186,7 +189,7 @@ fn stream_id(rest: &mut &[u8]) -> Option<StreamId> {
     Some(StreamId(rest.try_get_u128().ok()?.to_be_bytes()))
 }
 
-/// Reads what follows the numbering: stream ids, from version 3 on a secret, and `count` runs.
+/// Reads the fields after the numbering: stream ids, from version 3 on a secret, and `count` runs.
 fn lineage(mut rest: &[u8], version: u16, count: u8) -> Option<Lineage> {
     let sent_as = stream_id(&mut rest)?;
     let replaced = stream_id(&mut rest).filter(|stream| *stream != NO_STREAM);
@@ -198,12 +201,12 @@ fn lineage(mut rest: &[u8], version: u16, count: u8) -> Option<Lineage> {
     let mut runs = Vec::new();
     for _ in 0..count {
         let id = RunId(rest.try_get_u128().ok()?.to_be_bytes());
-        runs.push(Run { id, start: Position(rest.try_get_u64().ok()?) });
+        runs.push(RunStart { id, start: Position(rest.try_get_u64().ok()?) });
     }
     Some(Lineage::restored(sent_as, secret, replaced, runs))
 }
 
-/// The version that the first record claims; `None` if it is none of ours at all.
+/// The version that the first record claims; `None` if it is not one of this program.
 fn version_of(bytes: &[u8]) -> Option<u16> {
     let mut rest = bytes.strip_prefix(&MAGIC)?.get(CHECKED_FROM - MAGIC.len()..)?;
     rest.try_get_u16().ok()
@@ -219,7 +222,7 @@ fn read_all(file: &impl DiskFile, bytes: &mut [u8]) -> usize {
             Err(error) => {
                 tracing::error!(
                     %error,
-                    "cannot read the file {FILE:?} of the spool: {error}; taking the stream from the segments"
+                    "cannot read the file {FILE:?} of the spool: {error}; using the stream id of the segments"
                 );
                 break;
             }
@@ -249,17 +252,17 @@ mod tests {
         Identity { stream: StreamId([9; 16]), last_run: LAST_RUN, lineage }
     }
 
-    fn read(disk: &MemoryDisk) -> Found {
+    fn read(disk: &MemoryDisk) -> StreamFile {
         Identity::read(disk).unwrap()
     }
 
     #[test]
-    fn what_is_written_is_read_after_power_loss() {
+    fn the_stream_file_survives_power_loss() {
         let disk = MemoryDisk::default();
-        assert_eq!(read(&disk), Found::Nothing);
+        assert_eq!(read(&disk), StreamFile::Nothing);
         orderly().write(&disk).unwrap();
         disk.lose_power();
-        assert_eq!(read(&disk), Found::Identity(orderly()));
+        assert_eq!(read(&disk), StreamFile::Identity(orderly()));
     }
 
     #[test]
@@ -269,25 +272,25 @@ mod tests {
         for byte in 0..2 * RECORD_LEN {
             let damaged = disk.copy();
             damaged.flip(FILE, byte, 0xFF);
-            assert_eq!(read(&damaged), Found::Identity(orderly()), "byte {byte}");
+            assert_eq!(read(&damaged), StreamFile::Identity(orderly()), "byte {byte}");
         }
     }
 
     #[test]
-    fn a_full_disk_does_not_stand_in_the_way() {
+    fn the_stream_file_is_rewritten_on_a_full_disk() {
         let disk = MemoryDisk::default();
         orderly().write(&disk).unwrap();
         disk.set_capacity(disk.used());
         let next = Identity { last_run: LastRun::CutShort { start: Position(8) }, ..orderly() };
         next.write(&disk).unwrap();
-        assert_eq!(read(&disk), Found::Identity(next));
+        assert_eq!(read(&disk), StreamFile::Identity(next));
     }
 
     #[test]
     fn a_file_of_version_1_names_no_runs() {
         let disk = MemoryDisk::default();
         disk.put(FILE, include_bytes!("golden/v1.stream").to_vec());
-        let Found::Identity(identity) = read(&disk) else { panic!("not readable") };
+        let StreamFile::Identity(identity) = read(&disk) else { panic!("not readable") };
         assert_eq!(identity.lineage, Lineage::unknown(identity.stream));
     }
 
@@ -305,7 +308,7 @@ mod tests {
     fn a_file_of_version_2_has_runs_and_no_secret() {
         let disk = MemoryDisk::default();
         disk.put(FILE, include_bytes!("golden/v2.stream").to_vec());
-        let Found::Identity(identity) = read(&disk) else { panic!("not readable") };
+        let StreamFile::Identity(identity) = read(&disk) else { panic!("not readable") };
         assert!(identity.lineage.secret().is_none() && !identity.lineage.runs().is_empty());
     }
 
@@ -314,6 +317,6 @@ mod tests {
         let disk = MemoryDisk::default();
         let newer = [&MAGIC[..], &[0; 4], &4_u16.to_be_bytes(), &[9; 100]].concat();
         disk.put(FILE, newer);
-        assert_eq!(read(&disk), Found::Newer(4));
+        assert_eq!(read(&disk), StreamFile::Newer(4));
     }
 }

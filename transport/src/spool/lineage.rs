@@ -1,11 +1,12 @@
-//! The lives of a spool: which runs of nf-sender sent its stream, and where each began to number.
+//! The lineage of a spool: the runs of nf-sender that sent its stream, and the first position of each.
 //!
-//! A spool that is restored from a backup, or used by a second machine, goes on from an earlier point than its receiver
-//! knows. Positions alone cannot tell: the copy numbers new datagrams with positions that the receiver has delivered
-//! other datagrams for. So every run draws an id, and the receiver remembers with each position which run sent it. What a
-//! receiver has counts as delivered only if a run of this lineage can have sent it.
+//! A spool that is restored from a backup, or used by a second machine, continues from an earlier point than
+//! its receiver knows. Positions alone do not show that: the copy numbers new datagrams with positions that
+//! the receiver has delivered other datagrams for. So every run draws an id, and the receiver remembers with
+//! each position which run sent it. Datagrams at the receiver count as delivered only if a run of this
+//! lineage can have sent them.
 //!
-//! Pure: knows no disk and no clock. [`super::identity`] stores it.
+//! Pure: uses no disk and no clock. [`super::identity`] stores it.
 
 use core::fmt;
 
@@ -14,7 +15,7 @@ use zeroize::Zeroizing;
 use crate::limits::RUNS_MAX;
 use crate::sequence::{Position, RunId, StreamId};
 
-/// What only the sender of a stream has. Its meaning is not known here.
+/// The secret that only the sender of a stream has. The spool does not interpret it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StreamSecret(pub Zeroizing<[u8; 32]>);
 
@@ -29,22 +30,22 @@ pub struct OwnStream {
 
 /// One run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
+pub struct RunStart {
     /// Its id.
     pub id: RunId,
     /// The position of its first datagram.
     pub start: Position,
 }
 
-/// What a receiver has that this spool never sent: its stream was continued elsewhere.
+/// Datagrams at the receiver that this spool never sent: its stream was continued elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Divergence {
-    /// Everything below was numbered before the two lives parted, so that the receiver has it from the other one.
-    /// `None` if that cannot be known.
+    /// Everything below was numbered before the two lives parted, so that the receiver has it from the other
+    /// one. `None` if that cannot be known.
     pub common: Option<Position>,
 }
 
-/// Which stream a spool is sent as, and by which runs.
+/// The stream that a spool is sent as, and its runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lineage {
     sent_as: StreamId,
@@ -52,7 +53,7 @@ pub struct Lineage {
     secret: Option<StreamSecret>,
     replaced: Option<StreamId>,
     /// Oldest first; the last one is the present run. At most `RUNS_MAX`.
-    runs: Vec<Run>,
+    runs: Vec<RunStart>,
 }
 
 impl Lineage {
@@ -70,7 +71,7 @@ impl Lineage {
         sent_as: StreamId,
         secret: Option<StreamSecret>,
         replaced: Option<StreamId>,
-        runs: Vec<Run>,
+        runs: Vec<RunStart>,
     ) -> Self {
         Self { sent_as, secret, replaced, runs }
     }
@@ -91,7 +92,7 @@ impl Lineage {
     }
 
     /// The runs, oldest first.
-    pub fn runs(&self) -> &[Run] {
+    pub fn runs(&self) -> &[RunStart] {
         &self.runs
     }
 
@@ -100,23 +101,23 @@ impl Lineage {
         self.runs.last().map_or(RunId::NONE, |run| run.id)
     }
 
-    /// A run begins that numbers datagrams from `start` on; everything below `acknowledged` is acknowledged.
+    /// Begins a run that numbers datagrams from `start` on. Positions below `acknowledged` are acknowledged.
     pub fn begin(&mut self, id: RunId, start: Position, acknowledged: Position) {
-        self.runs.push(Run { id, start });
+        self.runs.push(RunStart { id, start });
         self.forget(acknowledged);
     }
 
-    /// Forgets runs that nothing depends on: of what they sent, all is acknowledged.
+    /// Removes runs whose datagrams are all acknowledged.
     pub fn forget(&mut self, acknowledged: Position) {
-        let is_needed = |next: &Run| next.start > acknowledged;
+        let is_needed = |next: &RunStart| next.start > acknowledged;
         let successors = self.runs.get(1..).unwrap_or_default();
         let ended = successors.iter().position(is_needed).unwrap_or(successors.len());
         let excess = self.runs.len().saturating_sub(RUNS_MAX);
         self.runs.drain(..ended.max(excess));
     }
 
-    /// Checks that this lineage can have sent everything below `received`, the latest of it by `run`. The present run has
-    /// sent nothing from `highest_sent` on.
+    /// Checks that this lineage can have sent everything below `received`, the latest of it by `run`. The
+    /// present run has sent nothing from `highest_sent` on.
     pub fn check(&self, received: Position, run: RunId, highest_sent: Position) -> Result<(), Divergence> {
         let Some(index) = self.runs.iter().position(|known| known.id == run) else {
             return Err(Divergence { common: None });
@@ -129,13 +130,14 @@ impl Lineage {
         }
     }
 
-    /// From now on the spool is sent as the stream `new`, which no run has sent yet.
+    /// Sends the spool as the stream `new` from now on, which no run has sent yet.
     pub fn abandon(&mut self, new: OwnStream) {
         let replaced = Some(self.sent_as);
         *self = Self { replaced, ..Self::new(new) };
     }
 
-    /// From now on the spool is sent as the stream `new`, which no other life of it shares. The present run goes on.
+    /// Sends the spool as the stream `new` from now on, which no other life of it shares. The present run
+    /// continues.
     pub fn replace_stream(&mut self, new: OwnStream) {
         self.replaced = Some(self.sent_as);
         (self.sent_as, self.secret) = (new.id, Some(new.secret));
@@ -180,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_can_have_sent_what_came_before_the_next() {
+    fn a_run_ends_where_the_next_one_starts() {
         assert_eq!(check(100, 1), Ok(()));
         assert_eq!(check(200, 2), Ok(()));
         assert_eq!(check(250, 3), Ok(()));
@@ -202,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_the_present_run_sent_is_another_life() {
+    fn more_than_this_run_sent_is_another_life() {
         assert_eq!(check(251, 3), Err(Divergence { common: None }));
     }
 
@@ -234,11 +236,11 @@ mod tests {
         lineage.replace_stream(own_stream(8));
         assert_eq!((lineage.sent_as(), lineage.replaced()), (StreamId([8; 16]), Some(STREAM)));
         assert_eq!(lineage.secret(), Some(&own_stream(8).secret));
-        assert_eq!(lineage.runs(), [Run { id: run(3), start: Position(200) }]);
+        assert_eq!(lineage.runs(), [RunStart { id: run(3), start: Position(200) }]);
     }
 
     #[test]
-    fn no_run_has_sent_the_stream_after_an_abandoned_one() {
+    fn an_abandoned_stream_leaves_no_runs() {
         let mut lineage = three_runs();
         lineage.abandon(own_stream(8));
         assert_eq!((lineage.sent_as(), lineage.replaced()), (StreamId([8; 16]), Some(STREAM)));

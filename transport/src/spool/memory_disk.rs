@@ -1,5 +1,5 @@
-//! A disk in memory that fails as real ones do: it forgets what was not synced, runs full, tears writes and
-//! refuses reads.
+//! A disk in memory that fails as real ones do: it loses unsynced data, runs full, tears writes and refuses
+//! reads.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -8,10 +8,10 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use crate::datagram::Timestamp;
-use crate::spool::disk::{Disk, DiskFile, Entry, Space};
+use crate::spool::disk::{Disk, DiskFile, FileEntry, Space};
 
 #[derive(Debug, Default)]
-struct Content {
+struct FileContent {
     bytes: RefCell<Vec<u8>>,
     synced: RefCell<Vec<u8>>,
     modified: Cell<Timestamp>,
@@ -19,7 +19,7 @@ struct Content {
     unreadable: RefCell<Range<usize>>,
 }
 
-type Names = BTreeMap<String, Rc<Content>>;
+type Names = BTreeMap<String, Rc<FileContent>>;
 
 /// A directory that lives in memory. Clones show the same directory.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ pub(crate) struct MemoryDisk {
     failing: Rc<Cell<bool>>,
     /// Changes that still succeed.
     changes_left: Rc<Cell<usize>>,
-    /// What the file system has in all; `None` for the capacity.
+    /// Size of the file system; `None` for the capacity.
     total: Rc<Cell<Option<u64>>>,
     read_only: Rc<Cell<bool>>,
     /// No directory can be made.
@@ -66,7 +66,7 @@ impl Default for MemoryDisk {
 /// An open file of a [`MemoryDisk`].
 #[derive(Debug)]
 pub(crate) struct MemoryFile {
-    content: Rc<Content>,
+    content: Rc<FileContent>,
     disk: MemoryDisk,
 }
 
@@ -90,12 +90,13 @@ impl MemoryDisk {
 
     /// Puts a synced file there.
     pub(crate) fn put(&self, name: &str, bytes: Vec<u8>) {
-        let content = Content { bytes: bytes.clone().into(), synced: bytes.into(), ..Content::default() };
+        let content =
+            FileContent { bytes: bytes.clone().into(), synced: bytes.into(), ..FileContent::default() };
         self.now.borrow_mut().insert(name.to_owned(), Rc::new(content));
         *self.synced.borrow_mut() = self.now.borrow().clone();
     }
 
-    /// Everything that was not synced is gone.
+    /// Discards everything that was not synced.
     pub(crate) fn lose_power(&self) {
         *self.now.borrow_mut() = self.synced.borrow().clone();
         for content in self.now.borrow().values() {
@@ -104,32 +105,33 @@ impl MemoryDisk {
         }
     }
 
-    /// From now on at most so many bytes fit; a write over that is torn and fails with ENOSPC.
+    /// Limits the disk to `bytes`. A write beyond the limit is torn and fails with ENOSPC.
     pub(crate) fn set_capacity(&self, bytes: u64) {
         self.capacity.set(bytes);
     }
 
-    /// From now on there are at most so many files; one more fails with ENOSPC.
+    /// Limits the number of files. One more fails with ENOSPC.
     pub(crate) fn set_files_max(&self, files: usize) {
         self.files_max.set(files);
     }
 
-    /// From now on the file system has so many bytes in all, whatever the capacity is.
+    /// Sets the size of the file system, independent of the capacity.
     pub(crate) fn set_total(&self, bytes: u64) {
         self.total.set(Some(bytes));
     }
 
-    /// From now on nothing can be changed, or it can again, as by a remount.
+    /// Makes the disk read-only or writable, as by a remount.
     pub(crate) fn set_read_only(&self, read_only: bool) {
         self.read_only.set(read_only);
     }
 
-    /// From now on no file gets into a directory of it, as that is missing and there is no inode for it, or it does again.
+    /// Refuses files in subdirectories, or accepts them again: they are missing, and no inode is left for
+    /// them.
     pub(crate) fn set_flat(&self, flat: bool) {
         self.flat.set(flat);
     }
 
-    /// From now on the room of removed files counts as free only after [`Self::free_now`], as on XFS.
+    /// Counts the room of removed files as free only after [`Self::free_now`], as on XFS.
     pub(crate) fn free_late(&self) {
         self.frees_late.set(true);
     }
@@ -139,22 +141,22 @@ impl MemoryDisk {
         self.unfreed.set(0);
     }
 
-    /// From now on every write and read fails with EIO, or no longer.
+    /// Makes every write and read fail with EIO, or succeed again.
     pub(crate) fn set_failing(&self, failing: bool) {
         self.failing.set(failing);
     }
 
-    /// From now on so many changes succeed, and then none.
+    /// Lets this many changes succeed, and then none.
     pub(crate) fn set_changes_left(&self, changes: usize) {
         self.changes_left.set(changes);
     }
 
-    /// How many changes still succeed.
+    /// The number of changes that still succeed.
     pub(crate) fn changes_left(&self) -> usize {
         self.changes_left.get()
     }
 
-    /// From now on these bytes of a file cannot be read.
+    /// Makes these bytes of a file unreadable.
     pub(crate) fn set_unreadable(&self, name: &str, bytes: Range<usize>) {
         *self.now.borrow()[name].unreadable.borrow_mut() = bytes;
     }
@@ -194,11 +196,11 @@ impl MemoryDisk {
         self.opened.borrow().clone()
     }
 
-    fn entries(&self, is_wanted: impl Fn(&str) -> bool) -> io::Result<Vec<Entry>> {
+    fn entries(&self, is_wanted: impl Fn(&str) -> bool) -> io::Result<Vec<FileEntry>> {
         self.check()?;
         let names = self.now.borrow();
-        let entry = |(name, content): (&String, &Rc<Content>)| {
-            let entry = Entry {
+        let entry = |(name, content): (&String, &Rc<FileContent>)| {
+            let entry = FileEntry {
                 name: name.clone(),
                 size: size(content.bytes.borrow().len()),
                 modified: content.modified.get(),
@@ -228,11 +230,11 @@ impl MemoryDisk {
 impl Disk for MemoryDisk {
     type File = MemoryFile;
 
-    fn list(&self) -> io::Result<Vec<Entry>> {
+    fn list(&self) -> io::Result<Vec<FileEntry>> {
         self.entries(|name| !name.contains('/'))
     }
 
-    fn list_in(&self, directory: &str) -> io::Result<Vec<Entry>> {
+    fn list_in(&self, directory: &str) -> io::Result<Vec<FileEntry>> {
         self.entries(|name| name.split_once('/').is_some_and(|(first, _)| first == directory))
     }
 

@@ -2,14 +2,14 @@
 
 use crate::sequence::{Gap, GapReason, Position, StreamId};
 
-/// Where damaged pieces are set aside, below the spool directory.
+/// Subdirectory for copies of damaged pieces.
 pub(super) const DAMAGED: &str = "damaged";
 
-/// Where files of a newer version are kept, below the spool directory.
+/// Subdirectory for files of a newer version.
 pub(super) const NEWER: &str = "newer";
 
-/// The directories below the spool directory.
-pub const KEPT_APART: [&str; 2] = [DAMAGED, NEWER];
+/// The subdirectories of the spool directory.
+pub const SUBDIRECTORIES: [&str; 2] = [DAMAGED, NEWER];
 
 /// An empty file that becomes a segment when no other can be created.
 pub(super) const SPARE: &str = "spare";
@@ -20,17 +20,17 @@ pub(super) const NEW_SPARE: &str = "spare.new";
 /// A thinned segment until it is whole.
 pub(super) const UNFINISHED_THINNED: &str = "thinned.new";
 
-/// What a name says of its file.
+/// A parsed file name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Name {
+pub(super) enum FileName {
     /// `<first position, 20 digits>.segment`: batches.
     Segment(Position),
     /// `<first, 20 digits>-<end, 20 digits>-<reason>.gap`: an empty file for positions that were dropped.
     Gap(Gap),
 }
 
-impl Name {
-    /// Reads a name; `None` if the file is none of ours.
+impl FileName {
+    /// Parses a name; `None` for a foreign file.
     pub(super) fn parse(name: &str) -> Option<Self> {
         if let Some(first) = name.strip_suffix(".segment") {
             return Some(Self::Segment(parse_position(first)?));
@@ -43,9 +43,9 @@ impl Name {
     }
 }
 
-/// Whether a file of this name in a spool directory is a segment.
+/// True if a file of this name in a spool directory is a segment.
 pub fn is_segment(name: &str) -> bool {
-    matches!(Name::parse(name), Some(Name::Segment(_)))
+    matches!(FileName::parse(name), Some(FileName::Segment(_)))
 }
 
 fn parse_position(digits: &str) -> Option<Position> {
@@ -68,23 +68,24 @@ pub(super) fn thinned(first: Position) -> String {
     format!("{:020}.thinned", first.0)
 }
 
-/// Reads such a name.
+/// Parses the name of such a file.
 pub(super) fn parse_thinned(name: &str) -> Option<Position> {
     parse_position(name.strip_suffix(".thinned")?)
 }
 
-/// The name of a piece set aside: `length` bytes at `offset` of the segment `name`, which may be one in `newer/`.
+/// The name of the copy of a damaged piece: `length` bytes at `offset` of the segment `name`, which may be
+/// one in `newer/`.
 pub(super) fn damaged(name: &str, offset: u64, length: u64) -> String {
     let (_, file) = name.rsplit_once('/').unwrap_or(("", name));
     format!("{DAMAGED}/{file}-{offset}-{length}")
 }
 
-/// The name of a segment of a newer version that is kept: what it holds from `from` on was not delivered.
+/// The name of a preserved segment of a newer version. Its data from `from` on was not delivered.
 pub(super) fn newer(from: Position, stream: StreamId) -> String {
     format!("{NEWER}/{:020}-{stream}.segment", from.0)
 }
 
-/// Reads such a name.
+/// Parses the name of such a file.
 pub(super) fn parse_newer(name: &str) -> Option<(Position, StreamId)> {
     let (from, stream) =
         name.strip_prefix(NEWER)?.strip_prefix('/')?.strip_suffix(".segment")?.split_once('-')?;
@@ -98,11 +99,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_lead_back_to_what_they_were_made_from() {
+    fn names_round_trip() {
         let first = Position(42);
-        assert_eq!(Name::parse(&segment(first)), Some(Name::Segment(first)));
+        assert_eq!(FileName::parse(&segment(first)), Some(FileName::Segment(first)));
         let dropped = Gap { first, end: Position(u64::MAX), reason: GapReason::SpoolFull };
-        assert_eq!(Name::parse(&gap(&dropped)), Some(Name::Gap(dropped)));
+        assert_eq!(FileName::parse(&gap(&dropped)), Some(FileName::Gap(dropped)));
         assert_eq!(segment(first), "00000000000000000042.segment");
         assert_eq!(parse_thinned(&thinned(first)), Some(first));
         let stream = StreamId([0xA5; 16]);
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn other_names_are_none_of_ours() {
+    fn foreign_names_are_not_parsed() {
         for name in [
             "",
             "stream",
@@ -125,7 +126,7 @@ mod tests {
             "00000000000000000042-00000000000000000042-spool-full.gap",
             "00000000000000000042-00000000000000000043-bored.gap",
         ] {
-            assert_eq!(Name::parse(name), None, "{name}");
+            assert_eq!(FileName::parse(name), None, "{name}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Takes up a spool directory as it was left: reads names, and the last segment only.
+//! Recovers a spool directory: reads names, and the last segment only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -7,70 +7,78 @@ use crate::batch::Batch;
 use crate::datagram::Timestamp;
 use crate::limits::POSITIONS_PER_RUN;
 use crate::sequence::{Gap, GapReason, Position, StreamId};
-use crate::spool::age::LastWrite;
-use crate::spool::apart::{Apart, Formats};
-use crate::spool::disk::{Disk, DiskFile, Entry};
-use crate::spool::identity::{Found, Identity, LastRun};
-use crate::spool::name::{self, NEWER, Name};
+use crate::spool::disk::{Disk, DiskFile, FileEntry};
+use crate::spool::extent::{Extent, Formats, LastWrite};
+use crate::spool::file_totals::FileTotals;
+use crate::spool::identity::{Identity, LastRun, StreamFile};
+use crate::spool::item::Item;
+use crate::spool::lineage::{Lineage, OwnStream};
+use crate::spool::name::{self, FileName, NEWER};
+use crate::spool::policy::Policy;
+use crate::spool::preserved::Preservation;
+use crate::spool::reader::SegmentReader;
 use crate::spool::room::Awaited;
 use crate::spool::segment::{NewerSegment, SEGMENT_HEADER_LEN, SegmentHeader};
-use crate::spool::{Aside, Item, Lineage, OwnStream, Piece, Policy, SegmentReader, Spool};
+use crate::spool::state::Spool;
 
-/// A spool just taken up.
+/// A recovered spool.
 #[derive(Debug)]
 pub struct Opened<D: Disk> {
     /// The spool.
     pub spool: Spool<D>,
-    /// How the last run left it; `None` if there was none.
+    /// State that the last run left; `None` if there was none.
     pub last_run: Option<LastRun>,
     /// Positions whose segments are missing.
     pub missing: Vec<Gap>,
-    /// Bytes behind the last whole batch that were set aside.
+    /// Bytes behind the last whole batch, copied to `damaged/` and cut off.
     pub torn: u64,
-    /// When the newest datagram of the last segment arrived.
+    /// Arrival of the newest datagram of the last segment.
     pub newest: Option<Timestamp>,
-    /// From here on the spool held what a newer version wrote, and keeps it apart now.
+    /// First position of the newest segments that this start removed from the queue, because they are of a
+    /// newer version or another stream.
     pub newer: Option<Position>,
-    /// Positions that segments of the queue hold, and that are kept apart all the same: a copy in `newer/` stands for them.
+    /// Positions in segments of the queue that a copy in `newer/` replaces.
     pub copied: Vec<Gap>,
 }
 
-/// A spool directory that was looked at, and not touched.
+/// A spool directory that was read and not changed.
 #[derive(Debug)]
 pub struct Survey<D: Disk> {
     disk: D,
     /// Segments and gaps, by position.
-    files: Vec<(Name, Entry)>,
+    files: Vec<(FileName, FileEntry)>,
     /// First positions of the segments that are marked as thinned.
     thinned: Vec<Position>,
-    /// Whether a thinning was cut short.
+    /// True if a thinning was cut short.
     is_thinning_unfinished: bool,
     has_spare: bool,
     identity: Option<Identity>,
     /// The version of the file `stream`, if that is newer than this program.
     newer: Option<u16>,
-    /// The stream that lies there; `None` if nothing says so.
+    /// The stream of the batches; `None` if no file names it.
     stream: Option<StreamId>,
 }
 
-/// Looks at the spool on `disk` without touching it: reads names, the file `stream`, and at most the headers of
+/// Reads the spool on `disk` without changing it: names, the file `stream`, and at most the headers of
 /// segments.
 pub fn survey<D: Disk>(disk: D) -> io::Result<Survey<D>> {
     let entries = disk.list()?;
     let has_spare = entries.iter().any(|entry| entry.name == name::SPARE);
     let thinned = entries.iter().filter_map(|entry| name::parse_thinned(&entry.name)).collect();
     let is_thinning_unfinished = entries.iter().any(|entry| entry.name == name::UNFINISHED_THINNED);
-    let mut files: Vec<(Name, Entry)> =
-        entries.into_iter().filter_map(|entry| Name::parse(&entry.name).map(|name| (name, entry))).collect();
+    let mut files: Vec<(FileName, FileEntry)> = entries
+        .into_iter()
+        .filter_map(|entry| FileName::parse(&entry.name).map(|name| (name, entry)))
+        .collect();
     // A gap before the segment it stands for, and a longer record after one that it replaces.
     files.sort_by_key(|(name, _)| match name {
-        Name::Gap(gap) => (gap.first, false, gap.end),
-        Name::Segment(first) => (*first, true, *first),
+        FileName::Gap(gap) => (gap.first, false, gap.end),
+        FileName::Segment(first) => (*first, true, *first),
     });
     let (identity, newer) = match Identity::read(&disk)? {
-        Found::Identity(identity) => (Some(identity), None),
-        Found::Newer(version) => (None, Some(version)),
-        Found::Nothing => (None, None),
+        StreamFile::Identity(identity) => (Some(identity), None),
+        StreamFile::Newer(version) => (None, Some(version)),
+        StreamFile::Nothing => (None, None),
     };
     let stream = match &identity {
         // Nothing is left under the old id: batches get the id that they are sent as.
@@ -85,22 +93,22 @@ pub fn survey<D: Disk>(disk: D) -> io::Result<Survey<D>> {
 
 /// Opens the spool on `disk`; an empty one becomes the stream `new_stream`.
 pub fn open<D: Disk>(disk: D, new_stream: OwnStream, policy: Policy) -> io::Result<Opened<D>> {
-    survey(disk)?.take_up(new_stream, policy)
+    survey(disk)?.recover(new_stream, policy)
 }
 
 impl<D: Disk> Survey<D> {
     /// The first whole batch of the oldest segment, and of the newest one.
     pub fn samples(&self) -> Vec<Batch> {
-        let segments = || self.files.iter().filter(|(name, _)| matches!(name, Name::Segment(_)));
+        let segments = || self.files.iter().filter(|(name, _)| matches!(name, FileName::Segment(_)));
         let ends = [segments().next(), segments().next_back()].into_iter().flatten();
         ends.filter_map(|(name, entry)| self.sample(first_of(name), entry)).collect()
     }
 
     /// The first whole batch of a segment; `None` if it has none, or cannot be read.
-    fn sample(&self, first: Position, entry: &Entry) -> Option<Batch> {
+    fn sample(&self, first: Position, entry: &FileEntry) -> Option<Batch> {
         let file = self.disk.open(&entry.name).ok()?;
         let mut reader = SegmentReader::new(file, self.stream?, first, Position(u64::MAX), entry.size);
-        reader.give_unreadable_up();
+        reader.skip_unreadable();
         loop {
             match reader.next_item().ok()?? {
                 Item::Batch(batch) => return Some(batch),
@@ -110,14 +118,14 @@ impl<D: Disk> Survey<D> {
     }
 
     /// Opens the spool; an empty one becomes the stream `new_stream`.
-    pub fn take_up(self, new_stream: OwnStream, policy: Policy) -> io::Result<Opened<D>> {
+    pub fn recover(self, new_stream: OwnStream, policy: Policy) -> io::Result<Opened<D>> {
         let Self { disk, mut files, thinned, is_thinning_unfinished, has_spare, identity, newer, stream } =
             self;
         if let Some(version) = newer {
             tracing::error!(
-                "the file \"stream\" of the spool is of version {version}, which a newer nf-sender wrote: leaving it as \
-                 it is and delivering what the segments hold; some datagrams may arrive twice; install the newer \
-                 version again to go on exactly where it stopped"
+                "a newer nf-sender wrote the file \"stream\" of the spool (version {version}): leaving it \
+                 unchanged and delivering the segments; some datagrams may arrive twice; install the newer \
+                 version again to continue exactly where it stopped"
             );
         }
         let lineage = match (identity.as_ref(), stream) {
@@ -134,7 +142,7 @@ impl<D: Disk> Survey<D> {
                 lineage,
                 is_identity_newer: newer.is_some(),
                 policy,
-                pieces: BTreeMap::new(),
+                extents: BTreeMap::new(),
                 active: None,
                 closed: None,
                 stuck: None,
@@ -144,9 +152,9 @@ impl<D: Disk> Survey<D> {
                 dropped: Vec::new(),
                 unsynced: BTreeMap::new(),
                 names_unsynced: false,
-                damaged: Aside::default(),
-                newer: Aside::default(),
-                apart: Apart::default(),
+                damaged: FileTotals::default(),
+                newer: FileTotals::default(),
+                preservation: Preservation::default(),
                 gaps_unrecorded: BTreeSet::new(),
                 unrecorded: None,
                 unremoved: BTreeSet::new(),
@@ -162,7 +170,7 @@ impl<D: Disk> Survey<D> {
             newer: None,
             copied: Vec::new(),
         };
-        let stay = opened.keep_newest_apart(&mut files)?;
+        let stay = opened.preserve_newest(&mut files)?;
         opened.take_files(&files)?;
         opened.cover(&stay);
         opened.spool.bound_damaged();
@@ -179,13 +187,13 @@ impl<D: Disk> Survey<D> {
     }
 }
 
-/// Whether the run left nothing to send.
+/// True if the run left nothing to send.
 fn is_drained(last_run: LastRun) -> bool {
     matches!(last_run, LastRun::Orderly { acknowledged, next } if acknowledged == next)
 }
 
-/// Whether the positions from `first` to `end` can only be a leap of the numbering, whose record is missing: no run uses as
-/// many.
+/// True if the positions from `first` to `end` can only be a leap of the numbering without its record: no run
+/// uses as many.
 fn is_leap(first: Position, end: Position) -> bool {
     end.since(first) >= POSITIONS_PER_RUN
 }
@@ -196,19 +204,19 @@ fn stream_of(start: &[u8]) -> Option<StreamId> {
     newer.or_else(|| SegmentHeader::parse(start).map(|header| header.stream))
 }
 
-fn first_of(name: &Name) -> Position {
+fn first_of(name: &FileName) -> Position {
     match name {
-        Name::Segment(first) => *first,
-        Name::Gap(gap) => gap.first,
+        FileName::Segment(first) => *first,
+        FileName::Gap(gap) => gap.first,
     }
 }
 
 /// The stream that the newest segment with a whole header belongs to.
-fn stream_of_segments(disk: &impl Disk, files: &[(Name, Entry)]) -> io::Result<Option<StreamId>> {
+fn stream_of_segments(disk: &impl Disk, files: &[(FileName, FileEntry)]) -> io::Result<Option<StreamId>> {
     for (name, entry) in files.iter().rev() {
-        if matches!(name, Name::Segment(_)) {
+        if matches!(name, FileName::Segment(_)) {
             let mut bytes = [0; SEGMENT_HEADER_LEN];
-            // One that cannot be read tells no more than a damaged one.
+            // An unreadable header counts as a damaged one.
             let read = disk.open(&entry.name)?.read_at(&mut bytes, 0).unwrap_or_default();
             if let Some(header) = SegmentHeader::parse(bytes.get(..read).unwrap_or_default()) {
                 return Ok(Some(header.stream));
@@ -219,12 +227,12 @@ fn stream_of_segments(disk: &impl Disk, files: &[(Name, Entry)]) -> io::Result<O
 }
 
 impl<D: Disk> Opened<D> {
-    /// Moves the last segments to `newer/` if a newer version wrote them, or if they are of another stream, as an older
-    /// version leaves them that could not read the file `stream`. Others are found when they are read. Returns the first
-    /// positions of those of this stream that could not be moved, oldest first.
-    fn keep_newest_apart(&mut self, files: &mut Vec<(Name, Entry)>) -> io::Result<Vec<Position>> {
+    /// Moves the last segments to `newer/` if a newer version wrote them, or if they are of another stream,
+    /// as an older version leaves them that could not read the file `stream`. Others are found when they are
+    /// read. Returns the first positions of those of this stream that could not be moved, oldest first.
+    fn preserve_newest(&mut self, files: &mut Vec<(FileName, FileEntry)>) -> io::Result<Vec<Position>> {
         let (mut stay, mut oldest) = (Vec::new(), None);
-        while let Some((Name::Segment(first), entry)) = files.last() {
+        while let Some((FileName::Segment(first), entry)) = files.last() {
             let (first, start) = (*first, self.spool.start_of(&entry.name).unwrap_or_default());
             let newer = NewerSegment::parse(&start);
             let stream = stream_of(&start);
@@ -240,12 +248,13 @@ impl<D: Disk> Opened<D> {
             files.pop();
         }
         if let Some((first, version)) = oldest {
-            self.spool.note_newest_apart(first, version);
+            self.spool.note_newest_preserved(first, version);
         }
         Ok(stay)
     }
 
-    /// Covers the segments that start at `stay`, behind all others, with gaps: the last one by as much as is known.
+    /// Covers the segments that start at `stay`, behind all others, with gaps: the last one by as much as is
+    /// known.
     fn cover(&mut self, stay: &[Position]) {
         for (index, first) in stay.iter().enumerate() {
             if self.spool.end().is_some_and(|end| *first < end) {
@@ -253,34 +262,36 @@ impl<D: Disk> Opened<D> {
             }
             self.note_missing(self.spool.end(), *first);
             let end = stay.get(index + 1).copied().unwrap_or(first.plus(1));
-            self.spool.pieces.insert(*first, Piece::Gap { end, reason: GapReason::Unused });
+            self.spool.extents.insert(*first, Extent::Gap { end, reason: GapReason::Unused });
             self.spool.gaps_unrecorded.insert(*first);
         }
     }
 
-    fn take_files(&mut self, files: &[(Name, Entry)]) -> io::Result<()> {
+    fn take_files(&mut self, files: &[(FileName, FileEntry)]) -> io::Result<()> {
         for (index, (name, entry)) in files.iter().enumerate() {
             let end = self.spool.end();
             let first = first_of(name);
             match name {
-                Name::Segment(_) if end.is_some_and(|end| first < end) => self.clear_covered(first, entry)?,
-                Name::Segment(_) => {
+                FileName::Segment(_) if end.is_some_and(|end| first < end) => {
+                    self.clear_covered(first, entry)?;
+                }
+                FileName::Segment(_) => {
                     self.note_missing(end, first);
                     let next = files.get(index + 1).map(|(name, _)| first_of(name));
                     self.take_segment(first, next, entry)?;
                 }
-                Name::Gap(gap) => {
+                FileName::Gap(gap) => {
                     self.note_missing(end, first);
-                    self.spool.pieces.insert(first, Piece::Gap { end: gap.end, reason: gap.reason });
+                    self.spool.extents.insert(first, Extent::Gap { end: gap.end, reason: gap.reason });
                 }
             }
         }
         Ok(())
     }
 
-    /// Removes a segment that a gap stands for, or moves it to `newer/` if it is of a newer version or another stream. A gap
-    /// is written before that is done: a crash may leave both.
-    fn clear_covered(&mut self, first: Position, entry: &Entry) -> io::Result<()> {
+    /// Removes a segment that a gap stands for, or moves it to `newer/` if it is of a newer version or
+    /// another stream. A gap is written before that is done: a crash may leave both.
+    fn clear_covered(&mut self, first: Position, entry: &FileEntry) -> io::Result<()> {
         let start = self.spool.start_of(&entry.name).unwrap_or_default();
         let stream = stream_of(&start).unwrap_or(self.spool.stream);
         if NewerSegment::parse(&start).is_some() || stream != self.spool.stream {
@@ -304,7 +315,7 @@ impl<D: Disk> Opened<D> {
                 }
                 Err(error) => tracing::warn!(
                     %error,
-                    "cannot read {:?} of the spool: {error}; what it holds may arrive twice",
+                    "cannot read {:?} of the spool: {error}; its datagrams may arrive twice",
                     file.name
                 ),
             }
@@ -316,15 +327,15 @@ impl<D: Disk> Opened<D> {
     fn note_missing(&mut self, end: Option<Position>, first: Position) {
         if let Some(end) = end.filter(|end| *end < first) {
             let reason = if is_leap(end, first) { GapReason::Unused } else { GapReason::Corrupt };
-            self.spool.pieces.insert(end, Piece::Gap { end: first, reason });
+            self.spool.extents.insert(end, Extent::Gap { end: first, reason });
             if reason == GapReason::Corrupt {
                 self.missing.push(Gap { first: end, end: first, reason });
             }
         }
     }
 
-    /// Takes a segment in, which ends where the `next` file starts; the last one is looked into.
-    fn take_segment(&mut self, first: Position, next: Option<Position>, entry: &Entry) -> io::Result<()> {
+    /// Adds a segment that ends where the `next` file starts. The last one is read for its end.
+    fn take_segment(&mut self, first: Position, next: Option<Position>, entry: &FileEntry) -> io::Result<()> {
         let (end, size) = match next {
             Some(next) if !is_leap(first, next) => (next, entry.size),
             // Its end cannot be found.
@@ -342,27 +353,31 @@ impl<D: Disk> Opened<D> {
             return Ok(());
         }
         let written = LastWrite::Earlier(entry.modified);
-        self.spool.pieces.insert(first, Piece::Segment { end, size, written, formats: Formats::Unknown });
+        self.spool.extents.insert(first, Extent::Segment { end, size, written, formats: Formats::Unknown });
         self.spool.size += size;
         Ok(())
     }
 
-    /// Where the last segment ends. A torn tail is set aside and cut off.
-    fn find_end(&mut self, first: Position, entry: &Entry) -> io::Result<(Position, u64)> {
+    /// Finds the end of the last segment. A torn tail is copied to `damaged/` and cut off.
+    fn find_end(&mut self, first: Position, entry: &FileEntry) -> io::Result<(Position, u64)> {
         let file = self.spool.disk.open(&entry.name)?;
         let mut reader = SegmentReader::new(file, self.spool.stream, first, Position(u64::MAX), entry.size);
-        reader.give_unreadable_up();
+        reader.skip_unreadable();
         let (end, size) = reader.find_end()?;
         self.newest = reader.newest();
         let torn = entry.size.saturating_sub(size);
         if torn > 0 {
             self.torn = torn;
-            let set_aside = self
+            let copy_damaged = self
                 .spool
-                .set_aside(first, size, torn)
+                .copy_damaged(first, size, torn)
                 .and_then(|()| self.spool.disk.create(&entry.name)?.truncate(size));
-            if let Err(error) = set_aside {
-                tracing::warn!(%error, "cannot set the torn end of the segment {:?} aside: {error}", entry.name);
+            if let Err(error) = copy_damaged {
+                tracing::warn!(
+                    %error,
+                    "cannot copy the torn end of the segment {:?} to 'damaged': {error}",
+                    entry.name
+                );
             }
         }
         Ok((end, size))

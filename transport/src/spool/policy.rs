@@ -1,24 +1,24 @@
-//! How much the spool holds, for how long, and what gives way.
+//! Bounds of the spool: size, age, free space, and the choice of datagrams to drop.
 
 use core::time::Duration;
 
-/// What is dropped when the spool has no room left.
+/// The datagrams to drop when the spool has no room left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WhenFull {
-    /// The oldest segment: what is newest is kept.
+    /// Drops the oldest segment and keeps the newest datagrams.
     #[default]
     DropOldest,
-    /// What arrives: what is oldest is kept.
+    /// Drops incoming datagrams and keeps the oldest.
     DropNewest,
 }
 
-/// What a spool leaves free on its file system.
+/// The room that a spool leaves free on its file system.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MinFree {
     /// 1 GiB, but at most a tenth of the file system.
     #[default]
     Auto,
-    /// So many bytes.
+    /// This number of bytes.
     Bytes(u64),
 }
 
@@ -46,20 +46,20 @@ pub struct Policy {
     pub rotate_size: u64,
     /// Bytes of all segments together.
     pub max_size: u64,
-    /// Segments whose newest datagram is older for certain are dropped; `None` keeps them for ever.
+    /// Segments whose newest datagram is older for certain are dropped; `None` keeps them forever.
     pub max_age: Option<Duration>,
-    /// What stays free on the spool's file system.
+    /// Room that stays free on the spool's file system.
     pub min_free: MinFree,
-    /// What is dropped when `max_size` or `min_free` is reached.
+    /// The datagrams to drop when `max_size` or `min_free` is reached.
     pub when_full: WhenFull,
 }
 
 impl Policy {
-    /// A full spool has about so many segments or more.
+    /// Minimum number of segments of a full spool, approximately.
     const SEGMENTS_MIN: u64 = 8;
 
-    /// A segment takes batches up to this many bytes: `rotate_size`, but a full spool must not drop most of what it holds with
-    /// its oldest segment.
+    /// A segment takes batches up to this many bytes: `rotate_size`, but a full spool must not drop most of
+    /// its data with its oldest segment.
     pub fn segment_size(&self) -> u64 {
         self.rotate_size.min(self.max_size / Self::SEGMENTS_MIN)
     }

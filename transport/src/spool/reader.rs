@@ -1,7 +1,7 @@
-//! Reads a segment from any position, and passes over what is damaged in its smallest piece.
+//! Reads a segment from any position, and skips the smallest damaged piece.
 //!
-//! Owns an open segment and a place in it. Never writes. Always holds: the items that it gives cover every
-//! position from where it began up to `end`, in order, each exactly once.
+//! Owns an open segment and a place in it. Never writes. Invariant: the items cover every position from the
+//! start of the reader up to `end`, in order, each exactly once.
 
 use std::io;
 
@@ -11,77 +11,45 @@ use crate::batch::{Batch, BatchError, BatchHeader, HEADER_LEN, MAGIC, NewerBatch
 use crate::datagram::Timestamp;
 use crate::sequence::{Position, StreamId};
 use crate::spool::disk::DiskFile;
+use crate::spool::item::{Damage, Item, Newer};
 use crate::spool::segment::{self, SEGMENT_HEADER_LEN};
 
 /// Bytes read at once.
 const CHUNK: usize = 256 * 1024;
 
-/// A block of this many bytes that cannot be read is taken for zeros, which no checksum lets pass.
+/// Bytes of a block. An unreadable block reads as zeros, which no checksum accepts.
 const BLOCK: usize = 4096;
 
-/// What the magic of a batch begins with in every version.
+/// The part of the batch magic that all versions share.
 const MAGIC_OF_ALL: &[u8] = MAGIC.split_at(3).0;
 
-/// What a segment holds next.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Item {
-    /// A whole batch.
-    Batch(Batch),
-    /// Bytes that cannot be used, or positions whose bytes are missing.
-    Damage(Damage),
-    /// Whole batches that a newer version wrote.
-    Newer(Newer),
-}
-
-/// A run of batches that this version does not read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Newer {
-    /// Where they are: bytes and positions.
-    pub place: Damage,
-    /// What must be understood to read them, in words.
-    pub needs: String,
-}
-
-/// A damaged piece of a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Damage {
-    /// Where the damaged bytes start in the segment.
-    pub offset: u64,
-    /// How many damaged bytes; 0 if bytes are missing.
-    pub length: u64,
-    /// The first position lost.
-    pub first: Position,
-    /// The position after the last one lost; `first <= end`.
-    pub end: Position,
-}
-
-/// A place in a segment.
+/// A reader of one segment, with its offset and next position.
 #[derive(Debug)]
 pub struct SegmentReader<F> {
-    file: F,
-    stream: StreamId,
+    pub(super) file: F,
+    pub(super) stream: StreamId,
     /// Offset in the file of the first byte in `buffer`; `offset + buffer.len() <= limit`.
-    offset: u64,
+    pub(super) offset: u64,
     /// Bytes of the file that are valid.
-    limit: u64,
+    pub(super) limit: u64,
     /// The next position to give; `expected <= end` unless the segment holds nothing.
-    expected: Position,
-    end: Position,
-    buffer: BytesMut,
-    /// What was found already, and comes next; the buffer starts after it.
-    found: Option<Item>,
-    /// Set where all of the segment is of this newer version.
-    newer: Option<u16>,
-    zero_unreadable: bool,
+    pub(super) expected: Position,
+    pub(super) end: Position,
+    pub(super) buffer: BytesMut,
+    /// The next item, if it was read already. The buffer starts after it.
+    pub(super) found: Option<Item>,
+    /// Set if all of the segment is of this newer version.
+    pub(super) newer: Option<u16>,
+    pub(super) zero_unreadable: bool,
     /// The latest arrival of the batches that were passed by their headers.
-    newest: Option<Timestamp>,
+    pub(super) newest: Option<Timestamp>,
     /// Dropped datagrams in them.
-    dropped: u64,
+    pub(super) dropped: u64,
     /// The batch with a damaged body whose header was the last whole one of that kind.
-    described: Described,
+    pub(super) described: Described,
 }
 
-/// What the whole header of a damaged batch says.
+/// Fields of the whole header of a damaged batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Described {
     /// The position after it.
@@ -91,7 +59,7 @@ pub(super) struct Described {
 }
 
 impl<F: DiskFile> SegmentReader<F> {
-    /// A reader of the positions `first..end`, which lie in the first `limit` bytes of `file`.
+    /// A reader of the positions `first..end`, stored in the first `limit` bytes of `file`.
     pub fn new(file: F, stream: StreamId, first: Position, end: Position, limit: u64) -> Self {
         Self {
             file,
@@ -110,7 +78,7 @@ impl<F: DiskFile> SegmentReader<F> {
         }
     }
 
-    /// The segment has grown since.
+    /// Extends the range after the segment has grown.
     pub fn extend(&mut self, end: Position, limit: u64) {
         self.end = self.end.max(end);
         self.limit = self.limit.max(limit);
@@ -126,12 +94,12 @@ impl<F: DiskFile> SegmentReader<F> {
         self.offset
     }
 
-    /// When the newest datagram arrived, as far as the headers say that `find_end` has read.
+    /// Arrival of the newest datagram by the headers that `find_end` has read.
     pub fn newest(&self) -> Option<Timestamp> {
         self.newest
     }
 
-    /// How many datagrams were dropped, as far as the headers say that `find_end` has read.
+    /// Number of dropped datagrams by the headers that `find_end` has read.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
@@ -141,17 +109,17 @@ impl<F: DiskFile> SegmentReader<F> {
         self.described
     }
 
-    /// From now on blocks that cannot be read are damage; before, they are errors that a later try may not meet.
-    pub fn give_unreadable_up(&mut self) {
+    /// Treats unreadable blocks as damage from now on. Before, they are errors, and a later try may succeed.
+    pub fn skip_unreadable(&mut self) {
         self.zero_unreadable = true;
     }
 
-    /// From now on all of the segment is what a newer version wrote.
+    /// Marks the whole segment as written by a newer version.
     pub(super) fn set_newer(&mut self, version: u16) {
         self.newer = Some(version);
     }
 
-    /// What comes next; `None` at the end.
+    /// Returns the next item; `None` at the end.
     pub fn next_item(&mut self) -> io::Result<Option<Item>> {
         if let Some(item) = self.found.take() {
             return Ok(Some(self.give(item)));
@@ -165,19 +133,19 @@ impl<F: DiskFile> SegmentReader<F> {
         let start = self.offset;
         let (damaged_to, found) = self.find_batch()?;
         let lost_to = match &found {
-            Found::Batch(batch) => batch.first().max(self.expected),
-            Found::Newer(newer) => newer.first.max(self.expected),
-            Found::End => self.end,
+            SearchEnd::Batch(batch) => batch.first().max(self.expected),
+            SearchEnd::Newer(newer) => newer.first.max(self.expected),
+            SearchEnd::End => self.end,
         };
         let length = damaged_to.saturating_sub(start);
         let is_whole = length == 0 && lost_to == self.expected;
         match found {
-            Found::Batch(batch) if is_whole => return Ok(Some(self.give(Item::Batch(batch)))),
-            Found::Newer(_) if is_whole => return self.take_newer().map(Some),
-            Found::End if is_whole => return Ok(None),
-            Found::Batch(batch) => self.found = Some(Item::Batch(batch)),
+            SearchEnd::Batch(batch) if is_whole => return Ok(Some(self.give(Item::Batch(batch)))),
+            SearchEnd::Newer(_) if is_whole => return self.take_newer().map(Some),
+            SearchEnd::End if is_whole => return Ok(None),
+            SearchEnd::Batch(batch) => self.found = Some(Item::Batch(batch)),
             // The reader has not moved past it.
-            Found::Newer(_) | Found::End => {}
+            SearchEnd::Newer(_) | SearchEnd::End => {}
         }
         let damage = Damage { offset: start, length, first: self.expected, end: lost_to };
         self.expected = lost_to;
@@ -198,7 +166,7 @@ impl<F: DiskFile> SegmentReader<F> {
         self.give(Item::Newer(Newer { place, needs }))
     }
 
-    /// Passes the batches of a newer version that the reader stands at.
+    /// Skips the batches of a newer version at the reader's offset.
     fn take_newer(&mut self) -> io::Result<Item> {
         let (start, first) = (self.offset, self.expected);
         let mut needs = String::new();
@@ -214,75 +182,79 @@ impl<F: DiskFile> SegmentReader<F> {
         Ok(Item::Newer(Newer { place, needs }))
     }
 
-    /// The batch of a newer version that the reader stands at, if all of it is within the segment.
-    fn newer_here(&mut self) -> io::Result<Option<NewerBatch>> {
+    /// The batch of a newer version at the reader's offset, if all of it is within the segment.
+    pub(super) fn newer_here(&mut self) -> io::Result<Option<NewerBatch>> {
         let Some(Err(BatchError::Newer(newer))) = self.header(HEADER_LEN)? else { return Ok(None) };
         let after = self.offset.saturating_add(u64::try_from(newer.encoded_len).unwrap_or(u64::MAX));
         Ok((after <= self.limit && newer.end <= self.end).then_some(newer))
     }
 
-    fn skip_bytes(&mut self, count: usize) {
+    pub(super) fn skip_bytes(&mut self, count: usize) {
         self.offset += u64::try_from(count).unwrap_or(u64::MAX);
         self.buffer.clear();
     }
 
-    /// Goes to the next batch that holds wanted positions, and past it. Says also where damage in front of it
-    /// ended, which is where this began if there was none.
-    fn find_batch(&mut self) -> io::Result<(u64, Found)> {
+    /// Moves past the next batch with wanted positions. Also returns the end of the damage in front of it,
+    /// which equals the start if there is none.
+    fn find_batch(&mut self) -> io::Result<(u64, SearchEnd)> {
         let mut damaged_to = self.offset;
         loop {
             let at = self.offset;
             match self.take_batch()? {
-                Taken::Batch(batch) if batch.first() >= self.end => return Ok((damaged_to, Found::End)),
-                Taken::Batch(batch) if batch.end() > self.expected => {
-                    return Ok((damaged_to, Found::Batch(batch)));
+                BatchHere::Batch(batch) if batch.first() >= self.end => {
+                    return Ok((damaged_to, SearchEnd::End));
                 }
-                Taken::Batch(_) if damaged_to == at => damaged_to = self.offset,
-                Taken::Batch(_) => {}
-                Taken::Newer(newer) if newer.first >= self.end => return Ok((damaged_to, Found::End)),
-                Taken::Newer(newer) if newer.end > self.expected => {
-                    return Ok((damaged_to, Found::Newer(newer)));
+                BatchHere::Batch(batch) if batch.end() > self.expected => {
+                    return Ok((damaged_to, SearchEnd::Batch(batch)));
                 }
-                Taken::Newer(newer) => {
+                BatchHere::Batch(_) if damaged_to == at => damaged_to = self.offset,
+                BatchHere::Batch(_) => {}
+                BatchHere::Newer(newer) if newer.first >= self.end => {
+                    return Ok((damaged_to, SearchEnd::End));
+                }
+                BatchHere::Newer(newer) if newer.end > self.expected => {
+                    return Ok((damaged_to, SearchEnd::Newer(newer)));
+                }
+                BatchHere::Newer(newer) => {
                     self.skip_bytes(newer.encoded_len);
                     if damaged_to == at {
                         damaged_to = self.offset;
                     }
                 }
-                Taken::BadBody => damaged_to = self.offset,
-                Taken::BadHeader => {
+                BatchHere::BadBody => damaged_to = self.offset,
+                BatchHere::BadHeader => {
                     self.resync()?;
                     damaged_to = self.offset;
                 }
-                Taken::End => return Ok((damaged_to, Found::End)),
+                BatchHere::End => return Ok((damaged_to, SearchEnd::End)),
             }
         }
     }
 
-    fn take_batch(&mut self) -> io::Result<Taken> {
+    fn take_batch(&mut self) -> io::Result<BatchHere> {
         let header = match self.header(CHUNK)? {
             Some(Ok(header)) => header,
-            Some(Err(_)) => return Ok(self.newer_here()?.map_or(Taken::BadHeader, Taken::Newer)),
-            None => return Ok(Taken::End),
+            Some(Err(_)) => return Ok(self.newer_here()?.map_or(BatchHere::BadHeader, BatchHere::Newer)),
+            None => return Ok(BatchHere::End),
         };
         self.fill(header.encoded_len(), CHUNK)?;
         let after = self.offset.saturating_add(u64::try_from(header.encoded_len()).unwrap_or(u64::MAX));
         let described = Described { end: header.end(), offset: after };
         if self.buffer.len() < header.encoded_len() {
             self.described = described;
-            return Ok(Taken::BadHeader);
+            return Ok(BatchHere::BadHeader);
         }
         let bytes = self.buffer.split_to(header.encoded_len()).freeze();
         self.offset = after;
         if let Ok(batch) = Batch::parse_exact(self.stream, &bytes) {
-            return Ok(Taken::Batch(batch));
+            return Ok(BatchHere::Batch(batch));
         }
         self.described = described;
-        Ok(Taken::BadBody)
+        Ok(BatchHere::BadBody)
     }
 
-    /// The header here, read in pieces of `chunk` bytes; `None` at the end of the segment.
-    fn header(&mut self, chunk: usize) -> io::Result<Option<Result<BatchHeader, BatchError>>> {
+    /// The header at the reader's offset, read in chunks of `chunk` bytes; `None` at the end of the segment.
+    pub(super) fn header(&mut self, chunk: usize) -> io::Result<Option<Result<BatchHeader, BatchError>>> {
         self.fill(HEADER_LEN, chunk)?;
         if self.buffer.is_empty() {
             return Ok(None);
@@ -292,8 +264,8 @@ impl<F: DiskFile> SegmentReader<F> {
         ))
     }
 
-    /// Goes on to the next header that can be the one of a wanted batch, or to the end; by at least one byte.
-    fn resync(&mut self) -> io::Result<()> {
+    /// Moves to the next header that can belong to a wanted batch, or to the end, by at least one byte.
+    pub(super) fn resync(&mut self) -> io::Result<()> {
         self.skip(1);
         loop {
             self.fill(HEADER_LEN, CHUNK)?;
@@ -324,109 +296,7 @@ impl<F: DiskFile> SegmentReader<F> {
         self.offset += u64::try_from(count).unwrap_or(u64::MAX);
     }
 
-    /// Goes to the batch that holds `position`, reading headers only as long as they are whole.
-    pub fn skip_to(&mut self, position: Position) -> io::Result<()> {
-        if self.newer.is_some() {
-            self.expected = position;
-            return Ok(());
-        }
-        while let Some(Ok(header)) = self.header(HEADER_LEN)? {
-            if header.end() > position || header.first < self.expected || header.end() > self.end {
-                break;
-            }
-            self.hop(&header);
-        }
-        while self.expected < position && self.next_before(position)? {}
-        Ok(())
-    }
-
-    /// Passes over one item in front of `position`; false if there is none.
-    fn next_before(&mut self, position: Position) -> io::Result<bool> {
-        let Some(item) = self.next_item()? else { return Ok(false) };
-        match item {
-            Item::Batch(batch) if batch.end() > position => {
-                self.expected = position;
-                self.found = Some(Item::Batch(batch));
-                Ok(false)
-            }
-            Item::Newer(Newer { place, needs }) if place.end > position => {
-                self.expected = position;
-                let place = Damage { first: position, ..place };
-                self.found = Some(Item::Newer(Newer { place, needs }));
-                Ok(false)
-            }
-            Item::Damage(damage) if damage.end > position => {
-                self.expected = position;
-                Ok(false)
-            }
-            Item::Batch(_) | Item::Damage(_) | Item::Newer(_) => Ok(true),
-        }
-    }
-
-    fn hop(&mut self, header: &BatchHeader) {
-        self.expected = header.end();
-        self.newest = self.newest.max(Some(header.latest));
-        if header.first < self.end {
-            self.dropped += u64::from(header.dropped);
-        }
-        self.offset += u64::try_from(header.encoded_len()).unwrap_or(u64::MAX);
-        self.buffer.clear();
-    }
-
-    /// Where the segment really ends: the position after its last batch whose bytes are all there, and the
-    /// offset after it. Reads headers only as long as they are whole.
-    pub fn find_end(&mut self) -> io::Result<(Position, u64)> {
-        let mut good = (self.expected, self.offset);
-        while self.pass_batch()?.is_some() {
-            good = (self.expected, self.offset);
-        }
-        Ok(good)
-    }
-
-    /// Says what must be understood to read the next batch of a newer version; `None` if none follows. Reads headers
-    /// only as long as they are whole.
-    pub(super) fn find_newer(&mut self) -> io::Result<Option<String>> {
-        if let Some(version) = self.newer {
-            return Ok(Some(segment::needs(version)));
-        }
-        if let Some(Item::Newer(newer)) = self.found.take() {
-            return Ok(Some(newer.needs));
-        }
-        while let Some(passed) = self.pass_batch()? {
-            if let Passed::Newer(newer) = passed {
-                return Ok(Some(newer.needs.to_string()));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Passes the next batch whose bytes are all there; `None` at the end of the segment.
-    fn pass_batch(&mut self) -> io::Result<Option<Passed>> {
-        while let Some(header) = self.header(HEADER_LEN)? {
-            match header {
-                Ok(header) => {
-                    let after = self.offset + u64::try_from(header.encoded_len()).unwrap_or(u64::MAX);
-                    if after <= self.limit && header.end() >= self.expected {
-                        self.hop(&header);
-                        return Ok(Some(Passed::Batch));
-                    }
-                }
-                Err(_) => {
-                    if let Some(newer) = self.newer_here()?
-                        && newer.end >= self.expected
-                    {
-                        self.expected = newer.end;
-                        self.skip_bytes(newer.encoded_len);
-                        return Ok(Some(Passed::Newer(newer)));
-                    }
-                }
-            }
-            self.resync()?;
-        }
-        Ok(None)
-    }
-
-    /// Makes at least `wanted` bytes lie in the buffer if the segment has them, reading `chunk` at once.
+    /// Fills the buffer with at least `wanted` bytes if the segment has them, reading `chunk` bytes at once.
     fn fill(&mut self, wanted: usize, chunk: usize) -> io::Result<()> {
         while self.buffer.len() < wanted {
             let at = self.offset + length(&self.buffer);
@@ -451,8 +321,8 @@ impl<F: DiskFile> SegmentReader<F> {
     }
 }
 
-/// What a search ended at.
-enum Found {
+/// Result of the search for a batch.
+enum SearchEnd {
     /// A batch, which the reader has passed.
     Batch(Batch),
     /// A batch of a newer version; the reader stands at it.
@@ -461,16 +331,8 @@ enum Found {
     End,
 }
 
-/// A batch that was passed by its header.
-enum Passed {
-    /// One of this version.
-    Batch,
-    /// One of a newer version.
-    Newer(NewerBatch),
-}
-
-/// What lies at the reader's place.
-enum Taken {
+/// The content at the reader's offset.
+enum BatchHere {
     /// A whole batch, which the reader has passed.
     Batch(Batch),
     /// A batch with a whole header and a damaged body, which the reader has passed.

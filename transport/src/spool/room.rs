@@ -1,18 +1,11 @@
-//! The room of a spool: how much it may still take, and what is dropped to make more.
-//!
-//! Always holds: segments are dropped only if that makes the room that is needed. A disk that somebody else fills costs
-//! nothing that was queued. What a newer version wrote is never dropped: for a limit it is kept apart, which frees nothing.
+//! The room of a spool, and the values that decide which segments are dropped to make more.
 
-use std::io;
+use crate::sequence::Position;
+use crate::spool::disk::Space;
+use crate::spool::extent::LastWrite;
+use crate::spool::policy::Policy;
 
-use bytesize::ByteSize;
-
-use crate::sequence::{Gap, GapReason, Position};
-use crate::spool::age::LastWrite;
-use crate::spool::disk::{Disk, Space};
-use crate::spool::{AppendError, Piece, Policy, Spool, WhenFull, is_full};
-
-/// How much a spool may still take, and why not more.
+/// Remaining room of a spool and the values that bound it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
     /// Bytes that can be appended before something must be dropped.
@@ -37,18 +30,19 @@ impl Room {
     }
 }
 
-/// What an append may drop. The setting `when-full` takes precedence: with `drop-newest` nothing is dropped.
+/// The data that an append may drop. The setting `when-full` takes precedence: with `drop-newest` nothing is
+/// dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Yielding {
     /// Nothing.
     Nothing,
-    /// What `max-size` requires.
+    /// As much as `max-size` requires.
     ToMaxSize,
-    /// What `max-size`, `min-free` and a full disk require.
+    /// As much as `max-size`, `min-free` and a full disk require.
     ToDisk,
 }
 
-/// What a segment is dropped for.
+/// The purpose of dropping a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// A limit of the queue: `max-size` or `max-age`.
@@ -70,12 +64,12 @@ pub(super) struct Idle {
 #[derive(Debug, Default)]
 pub(super) struct Awaited {
     bytes: u64,
-    /// Free bytes when somebody last looked.
+    /// Free bytes at the last reading.
     free: u64,
 }
 
 impl Awaited {
-    /// Counts a file of so many bytes that is removed now.
+    /// Counts a file of `bytes` that is removed now.
     pub(super) fn removed(&mut self, bytes: u64) {
         self.bytes = self.bytes.saturating_add(bytes);
     }
@@ -86,170 +80,9 @@ impl Awaited {
     }
 
     /// Bytes that are free, or will be, where `free` are reported.
-    fn free(&mut self, free: u64) -> u64 {
+    pub(super) fn free(&mut self, free: u64) -> u64 {
         self.bytes = self.bytes.saturating_sub(free.saturating_sub(self.free));
         self.free = free;
         free.saturating_add(self.bytes)
-    }
-}
-
-impl<D: Disk> Spool<D> {
-    /// How much can still be appended before something must be dropped.
-    pub fn room(&self) -> io::Result<Room> {
-        Ok(Room::new(self.disk.space()?, &self.policy, self.size))
-    }
-
-    /// Notes how much is free at this moment.
-    pub(super) fn look_at_free(&mut self) {
-        if let Ok(space) = self.disk.space() {
-            self.awaited.free(space.free);
-        }
-    }
-
-    /// Makes room for `length` bytes by the policy.
-    pub(super) fn make_room(
-        &mut self,
-        length: u64,
-        in_flight: Position,
-        yielding: Yielding,
-    ) -> Result<(), AppendError> {
-        let room = self.room()?;
-        let free = self.awaited.free(room.space.free);
-        let excess = self.size.saturating_add(length).saturating_sub(room.max_size);
-        let lacking = room.min_free.saturating_add(length).saturating_sub(free);
-        if excess.max(lacking) == 0 {
-            return Ok(());
-        }
-        if room.space.is_read_only {
-            return Err(io::Error::from(io::ErrorKind::ReadOnlyFilesystem).into());
-        }
-        if lacking > self.droppable(lacking, in_flight, yielding) {
-            return Err(AppendError::NoRoom(self.beyond_min_free(&room)));
-        }
-        if !self.may_drop(yielding, Purpose::Limit) || self.idle_segments(in_flight).next().is_none() {
-            return Err(AppendError::Full);
-        }
-        self.drop_oldest(excess, lacking, in_flight)
-    }
-
-    /// Makes room for `length` bytes on a disk that has refused them with `error`.
-    pub(super) fn make_room_on_full_disk(
-        &mut self,
-        error: io::Error,
-        length: u64,
-        in_flight: Position,
-        yielding: Yielding,
-    ) -> Result<(), AppendError> {
-        if length > self.droppable(length, in_flight, yielding) {
-            return Err(AppendError::NoRoom(error));
-        }
-        self.drop_oldest(0, length, in_flight)
-    }
-
-    fn beyond_min_free(&self, room: &Room) -> io::Error {
-        let [free, min_free, held] = [room.space.free, room.min_free, self.size].map(ByteSize);
-        let text = format!("{free} are free, min-free keeps {min_free}, and the spool holds {held}");
-        io::Error::new(io::ErrorKind::StorageFull, text)
-    }
-
-    /// Whether anything may be dropped for `purpose`, if as much as `yielding` is allowed.
-    fn may_drop(&self, yielding: Yielding, purpose: Purpose) -> bool {
-        let is_allowed = match yielding {
-            Yielding::Nothing => false,
-            Yielding::ToMaxSize => purpose == Purpose::Limit,
-            Yielding::ToDisk => true,
-        };
-        is_allowed && self.policy.when_full == WhenFull::DropOldest
-    }
-
-    /// Bytes that the disk has more if all segments are dropped that may go, but counted no further than `wanted`.
-    fn droppable(&mut self, wanted: u64, in_flight: Position, yielding: Yielding) -> u64 {
-        if !self.may_drop(yielding, Purpose::Disk) {
-            return 0;
-        }
-        let segments: Vec<_> = self.idle_segments(in_flight).collect();
-        let total = segments.iter().map(|idle| idle.size).sum();
-        if total < wanted {
-            // Without a look into the segments: what a newer version wrote makes it only less.
-            return total;
-        }
-        let mut freed = 0;
-        for idle in segments {
-            if freed >= wanted {
-                break;
-            }
-            if self.frees_room(idle.first) {
-                freed += idle.size;
-            }
-        }
-        freed
-    }
-
-    /// The segments that may be dropped while positions below `in_flight` are on their way, oldest first.
-    pub(super) fn idle_segments(&self, in_flight: Position) -> impl Iterator<Item = Idle> {
-        self.pieces.iter().filter_map(move |(first, piece)| match *piece {
-            Piece::Segment { end, size, written, formats } => {
-                let may_go = in_flight <= self.acknowledged.max(*first)
-                    && formats.may_go(written)
-                    && self.is_copied(*first);
-                may_go.then_some(Idle { first: *first, end, size, written })
-            }
-            Piece::Gap { .. } => None,
-        })
-    }
-
-    /// Drops the oldest segments that may go, so that all of them have `excess` bytes less and the disk has `lacking` bytes
-    /// more, and leaves gaps in their place.
-    fn drop_oldest(&mut self, excess: u64, lacking: u64, in_flight: Position) -> Result<(), AppendError> {
-        let target = self.size.saturating_sub(excess);
-        let mut freed = 0;
-        while self.size > target || freed < lacking {
-            let purpose = if self.size > target { Purpose::Limit } else { Purpose::Disk };
-            match self.drop_segment(in_flight, GapReason::SpoolFull, purpose)? {
-                Some(bytes) => freed += bytes,
-                None => return Err(AppendError::Full),
-            }
-        }
-        Ok(())
-    }
-
-    /// Drops the oldest segment that is not in flight, and leaves a gap in its place. Returns how many bytes that frees: none
-    /// if a newer version wrote some of it, as it is kept apart then; `None` if there is no such segment. A disk that
-    /// refuses changes leaves everything as it was.
-    pub(super) fn drop_segment(
-        &mut self,
-        in_flight: Position,
-        reason: GapReason,
-        purpose: Purpose,
-    ) -> io::Result<Option<u64>> {
-        let segments: Vec<_> = self.idle_segments(in_flight).collect();
-        let oldest = match purpose {
-            Purpose::Limit => segments.into_iter().next(),
-            Purpose::Disk => segments.into_iter().find(|idle| self.frees_room(idle.first)),
-        };
-        let Some(Idle { first, end, size, .. }) = oldest else {
-            return Ok(None);
-        };
-        if let Some(needs) = self.newer_in(first)? {
-            self.keep_dropped_apart(first, needs)?;
-            return Ok(Some(0));
-        }
-        let gap = Gap { first: first.max(self.acknowledged), end, reason };
-        let is_held = gap.first < gap.end;
-        // The record comes before the removal: after a crash between the two the next start finds both.
-        let recorded = if is_held { self.put_gap(gap) } else { Ok(()) };
-        if let Err(error) = &recorded
-            && !is_full(error)
-        {
-            return recorded.map(|()| None);
-        }
-        self.remove_segment(first);
-        if is_held {
-            self.dropped.push(gap);
-            // A disk that had no room for one more file has it now.
-            let recorded = recorded.or_else(|_| self.put_gap(gap));
-            self.note_gap(gap, recorded);
-        }
-        Ok(Some(size))
     }
 }

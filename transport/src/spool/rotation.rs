@@ -1,55 +1,29 @@
-//! Rotation: which segment a batch goes into.
+//! Rotation: the choice of the segment for a batch.
 //!
-//! A new segment is wanted after some time or size, not needed: while no file can be created, because the disk has no
-//! inodes left or this process no descriptors, batches go on into the segment that is there.
+//! A new segment is wanted after some time or size, not needed: while no file can be created, because the
+//! disk has no inodes left or this process no descriptors, batches are appended to the existing segment.
 
-use core::time::Duration;
 use std::io;
 use std::sync::Arc;
 
 use crate::batch::Batch;
 use crate::clock::ClockStep;
-use crate::datagram::{BootTime, Moment};
+use crate::datagram::Moment;
 use crate::sequence::{Gap, Position};
-use crate::spool::age::LastWrite;
-use crate::spool::apart::Formats;
+use crate::spool::active::{Active, Stuck};
 use crate::spool::disk::{Disk, DiskFile};
+use crate::spool::extent::{Extent, Formats, LastWrite};
+use crate::spool::name;
 use crate::spool::segment::SegmentHeader;
-use crate::spool::{Piece, Spool, name};
-
-/// How long after a file could not be created the next one is tried, while batches have another place.
-const CREATE_AGAIN: Duration = Duration::from_secs(1);
-
-/// The segment that batches are appended to.
-#[derive(Debug)]
-pub(super) struct Active<F> {
-    pub(super) first: Position,
-    file: Arc<F>,
-    begun: Moment,
-    /// It has had its time.
-    is_over: bool,
-}
-
-/// A file that could not be created.
-#[derive(Debug)]
-pub(super) struct Stuck {
-    at: BootTime,
-    reason: String,
-}
-
-impl Stuck {
-    fn may_try(&self, now: Moment) -> bool {
-        now.boot.since(self.at).is_none_or(|since| since >= CREATE_AGAIN)
-    }
-}
+use crate::spool::state::Spool;
 
 impl<D: Disk> Spool<D> {
-    /// Why no new segment can be created, while batches go on into the one before it.
+    /// The reason why no new segment can be created, while batches go into the one before it.
     pub fn stuck(&self) -> Option<&str> {
         self.stuck.as_ref().map(|stuck| stuck.reason.as_str())
     }
 
-    /// Ends the active segment if its time or its size is over.
+    /// Ends the active segment if it has reached its time or its size.
     pub(super) fn end_segment_if_due(&mut self, now: Moment) {
         let is_due = self.is_due(0, now);
         if let Some(active) = &mut self.active {
@@ -57,12 +31,14 @@ impl<D: Disk> Spool<D> {
         }
     }
 
-    /// Whether the active segment has had its time or its size before `length` more bytes. A step of the wall clock ends it,
-    /// too, so that its stamps belong together.
+    /// True if the active segment has reached its time, or its size with `length` more bytes. A step of the
+    /// wall clock ends it, too, so that its stamps belong together.
     fn is_due(&self, length: u64, now: Moment) -> bool {
         self.active.as_ref().is_some_and(|active| {
-            let full = match self.pieces.get(&active.first) {
-                Some(Piece::Segment { size, .. }) => size.saturating_add(length) > self.policy.segment_size(),
+            let full = match self.extents.get(&active.first) {
+                Some(Extent::Segment { size, .. }) => {
+                    size.saturating_add(length) > self.policy.segment_size()
+                }
                 _ => true,
             };
             let time = now.boot.since(active.begun.boot).unwrap_or_default();
@@ -71,7 +47,8 @@ impl<D: Disk> Spool<D> {
         })
     }
 
-    /// The segment that `batch` goes into: the active one, a new one if that is due, or whichever can be had.
+    /// The segment that `batch` goes into: the active one, a new one if that is due, or any other that can be
+    /// opened.
     pub(super) fn segment_for(&mut self, batch: &Batch, now: Moment) -> io::Result<(Position, Arc<D::File>)> {
         let length = u64::try_from(batch.bytes().len()).unwrap_or(u64::MAX);
         let goes_on =
@@ -128,9 +105,9 @@ impl<D: Disk> Spool<D> {
 
     /// The last segment: its first position, and the position after its last.
     pub(super) fn last_segment(&self) -> Option<(Position, Position)> {
-        self.pieces.iter().rev().find_map(|(first, piece)| match piece {
-            Piece::Segment { end, .. } => Some((*first, *end)),
-            Piece::Gap { .. } => None,
+        self.extents.iter().rev().find_map(|(first, extent)| match extent {
+            Extent::Segment { end, .. } => Some((*first, *end)),
+            Extent::Gap { .. } => None,
         })
     }
 
@@ -167,7 +144,7 @@ impl<D: Disk> Spool<D> {
         let size = u64::try_from(header.len()).unwrap_or(u64::MAX);
         let file = Arc::new(file);
         let written = LastWrite::ThisRun(now.boot);
-        self.pieces.insert(first, Piece::Segment { end: first, size, written, formats: Formats::Own });
+        self.extents.insert(first, Extent::Segment { end: first, size, written, formats: Formats::Own });
         self.active = Some(Active { first, file: file.clone(), begun: now, is_over: false });
         self.size += size;
         self.awaited.written(size);
@@ -184,18 +161,18 @@ impl<D: Disk> Spool<D> {
         Some((first, file))
     }
 
-    /// The segment that starts at `segment` covers the gaps behind it up to `end`, and is read as one with a hole. Their
-    /// records go, or the next start would read no further than the first of them.
+    /// The segment that starts at `segment` covers the gaps behind it up to `end`, and is read as one with a
+    /// hole. Their records are removed, or the next start would read only up to the first of them.
     fn span_gaps(&mut self, segment: Position, end: Position) {
-        let behind = self.pieces.range(segment..).filter_map(|(first, piece)| match *piece {
-            Piece::Gap { end, reason } => Some(Gap { first: *first, end, reason }),
-            Piece::Segment { .. } => None,
+        let behind = self.extents.range(segment..).filter_map(|(first, extent)| match *extent {
+            Extent::Gap { end, reason } => Some(Gap { first: *first, end, reason }),
+            Extent::Segment { .. } => None,
         });
         for gap in behind.collect::<Vec<_>>() {
-            self.pieces.remove(&gap.first);
+            self.extents.remove(&gap.first);
             self.remove_file(&name::gap(&gap));
         }
-        if let Some(Piece::Segment { end: reached, .. }) = self.pieces.get_mut(&segment) {
+        if let Some(Extent::Segment { end: reached, .. }) = self.extents.get_mut(&segment) {
             *reached = end;
         }
     }

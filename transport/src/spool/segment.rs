@@ -38,14 +38,14 @@ pub(super) struct SegmentHeader {
     pub(super) begun: Begun,
 }
 
-/// When a segment was begun.
+/// The start of a segment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Begun {
     /// By the wall clock.
     pub wall: Timestamp,
     /// By the boot clock; `None` where an earlier version did not note it.
     pub boot: Option<BootTime>,
-    /// Whether the wall clock had not been set for long.
+    /// True if the wall clock had not been set for a long time.
     pub is_steady: bool,
 }
 
@@ -91,15 +91,15 @@ impl SegmentHeader {
     }
 }
 
-/// A segment that a newer version wrote. Every version keeps the places of checksum, version and stream id, and bytes
-/// 12 to 63 as what is checked.
+/// A segment that a newer version wrote. Every version keeps the places of checksum, version and stream id,
+/// and a checksum over bytes 12 to 63.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NewerSegment {
     pub(super) version: u16,
     pub(super) stream: StreamId,
 }
 
-/// What must be understood to read a segment of `version`, in words.
+/// The format that a reader of a segment of `version` must know, in words.
 pub(super) fn needs(version: u16) -> String {
     format!("segment format {version}, this version reads {VERSION}")
 }
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_comes_back_as_written_and_no_flipped_bit_goes_unseen() {
+    fn headers_round_trip_and_bit_flips_are_found() {
         let boot = BootTime { boot: BootId(5), elapsed: Duration::from_nanos(6) };
         let begun = Begun { wall: Timestamp(77), boot: Some(boot), is_steady: true };
         let header = SegmentHeader { stream: StreamId([3; 16]), first: Position(9), begun };
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_version_is_known_from_damage() {
+    fn a_newer_version_is_not_damage() {
         let stream = StreamId([3; 16]);
         let header = SegmentHeader {
             stream,

@@ -1,25 +1,34 @@
 //! Thins a segment: drops some of its datagrams and keeps the rest.
 //!
-//! Every position keeps its meaning. The position of a dropped datagram stays in its batch as a record of one byte, so the
-//! batches of a thinned segment follow each other as before, and a receiver that has a part of it goes on where it is.
+//! Every position keeps its meaning. The position of a dropped datagram stays in its batch as a record of one
+//! byte, so the batches of a thinned segment follow each other as before, and a receiver that has a part of
+//! it continues from there.
 //!
-//! The new segment is written whole under another name, forced to disk, and takes the place of the old one by a rename. Only the
-//! rename needs the spool: an acknowledgement before it leaves the segment as it is. A crash at any moment leaves one or the other. A small segment in front of it is joined with it, so that thinned segments do not pile
-//! up as files. An empty file, the marker, names each thinned segment: the next start counts the dropped datagrams in its headers.
+//! The new segment is written whole under another name, forced to disk, and takes the place of the old one by
+//! a rename. Only the rename needs the spool: an acknowledgement before it leaves the segment as it is. A
+//! crash at any moment leaves one or the other. A small segment in front of it is joined with it, so that
+//! thinned segments do not pile up as files. An empty file, the marker, names each thinned segment: the next
+//! start counts the dropped datagrams in its headers.
 
 use std::io;
 
 use crate::batch::Batch;
 use crate::datagram::{Moment, Timestamp};
 use crate::sequence::{Gap, GapReason, Position};
+use crate::spool::append::AppendError;
 use crate::spool::disk::{Disk, DiskFile};
+use crate::spool::extent::Extent;
+use crate::spool::item::Item;
+use crate::spool::name;
+use crate::spool::reader::SegmentReader;
+use crate::spool::room::Yielding;
 use crate::spool::segment::SEGMENT_HEADER_LEN;
-use crate::spool::{AppendError, Item, Piece, SegmentReader, Spool, Yielding, name};
+use crate::spool::state::Spool;
 
-/// Decides which datagrams of a segment stay.
+/// Selects the datagrams of a segment that stay.
 pub trait Sieve {
-    /// Takes the next batch of the segment in. Returns batches that are complete now. They cover all positions in order, from
-    /// the first one on that no batch covers yet.
+    /// Accepts the next batch of the segment. Returns batches that are complete now. They cover all positions
+    /// in order, from the first one on that no batch covers yet.
     fn sift(&mut self, batch: &Batch) -> io::Result<Vec<Batch>>;
 
     /// Returns the last batch, which covers the remaining positions, if there are any.
@@ -44,7 +53,7 @@ pub struct Thinned {
     pub first: Position,
     /// The position after its last.
     pub end: Position,
-    /// How many of its datagrams were dropped.
+    /// Number of its datagrams that were dropped.
     pub datagrams: u64,
 }
 
@@ -81,16 +90,17 @@ pub struct ThinningJob<F> {
     segment: Candidate,
     /// A small segment in front of it, which becomes part of the same file.
     joined: Option<Candidate>,
-    /// What is read, and the first position of each.
+    /// The readers, with the first position of each.
     readers: Vec<(Position, SegmentReader<F>)>,
-    /// When the segment was last written to.
+    /// Time of the last write to the segment.
     modified: Timestamp,
     header: Vec<u8>,
     writing: Writing<F>,
 }
 
 impl<F: DiskFile> ThinningJob<F> {
-    /// Writes those datagrams of the segment that pass `sieve`, and forces them to disk; `None` if a part of it is damaged.
+    /// Writes those datagrams of the segment that pass `sieve`, and forces them to disk; `None` if a part of
+    /// it is damaged.
     pub fn run(self, sieve: &mut impl Sieve) -> io::Result<Option<ThinnedSegment<F>>> {
         let Self { segment, joined, readers, modified, header, mut writing } = self;
         writing.file.truncate(0)?;
@@ -124,8 +134,9 @@ pub struct ThinnedSegment<F> {
 }
 
 impl<D: Disk> Spool<D> {
-    /// The segments that may be thinned or dropped while positions below `in_flight` are on their way, oldest first. All of
-    /// their positions are unacknowledged. Batches may still be appended to the last segment, so it is none of them.
+    /// The segments that may be thinned or dropped while positions below `in_flight` are on their way, oldest
+    /// first. All of their positions are unacknowledged. Batches may still be appended to the last segment,
+    /// so it is none of them.
     pub fn candidates(&self, in_flight: Position) -> impl Iterator<Item = Candidate> {
         let last = self.last_segment().map(|(first, _)| first);
         let idle = self.idle_segments(in_flight);
@@ -133,7 +144,7 @@ impl<D: Disk> Spool<D> {
             .map(|idle| Candidate { first: idle.first, end: idle.end, size: idle.size })
     }
 
-    /// Bytes that must go before `length` more can be appended within `max-size`.
+    /// Bytes to drop before `length` more can be appended within `max-size`.
     pub fn excess(&self, length: u64) -> u64 {
         self.size.saturating_add(length).saturating_sub(self.policy.max_size)
     }
@@ -143,7 +154,8 @@ impl<D: Disk> Spool<D> {
         self.policy.max_size
     }
 
-    /// Appends `batch`, of which datagrams were dropped, even if all segments have up to `max_size` bytes then.
+    /// Appends `batch`, of which datagrams were dropped, even if all segments have up to `max_size` bytes
+    /// then.
     pub fn append_sifted(
         &mut self,
         batch: &Batch,
@@ -159,7 +171,8 @@ impl<D: Disk> Spool<D> {
         outcome
     }
 
-    /// Marks the segment that starts at `first` as thinned, as `batch`, of which datagrams were dropped, goes into it.
+    /// Marks the segment that starts at `first` as thinned, as `batch`, of which datagrams were dropped, goes
+    /// into it.
     pub(super) fn mark_thinned(&mut self, first: Position, batch: &Batch) -> io::Result<()> {
         if batch.dropped() > 0 && !self.thinned.contains_key(&first) {
             let marker = name::thinned(first);
@@ -171,19 +184,19 @@ impl<D: Disk> Spool<D> {
         Ok(())
     }
 
-    /// Counts what was dropped of `batch`, which is in the segment that starts at `first`.
+    /// Counts the datagrams dropped from `batch`, which is in the segment that starts at `first`.
     pub(super) fn note_thinned_batch(&mut self, first: Position, batch: &Batch) {
         if let Some(dropped) = self.thinned.get_mut(&first) {
             *dropped += u64::from(batch.dropped());
         }
     }
 
-    /// Whether the file system takes `bytes` more for a moment, in addition to `min-free`.
+    /// True if the file system has room for `bytes` more for a moment, in addition to `min-free`.
     pub fn may_take(&self, bytes: u64) -> bool {
         self.room().is_ok_and(|room| room.space.free.saturating_sub(room.min_free) >= bytes)
     }
 
-    /// How many segments were thinned: a reader that was opened before may read datagrams that were dropped.
+    /// Number of thinned segments: a reader that was opened before may read datagrams that were dropped.
     pub fn thinnings(&self) -> u64 {
         self.thinnings
     }
@@ -197,8 +210,9 @@ impl<D: Disk> Spool<D> {
         self.thinned.iter().filter_map(of)
     }
 
-    /// Prepares that `segment` is thinned: opens its file, and the file that takes its place. Only one thinning may be prepared at
-    /// a time: the one before has been handed to [`Self::finish_thinning`] or [`Self::abandon_thinning`], and runs no longer.
+    /// Prepares that `segment` is thinned: opens its file, and the file that takes its place. Only one
+    /// thinning may be prepared at a time: the one before has been handed to [`Self::finish_thinning`] or
+    /// [`Self::abandon_thinning`], and runs no longer.
     pub fn start_thinning(
         &mut self,
         segment: Candidate,
@@ -219,8 +233,8 @@ impl<D: Disk> Spool<D> {
         Ok(Some(ThinningJob { segment, joined, readers, modified, header, writing }))
     }
 
-    /// Puts what `thinned` wrote in the place of the segment, if that frees at least `least` bytes and nothing happened to the
-    /// segment meanwhile. Returns how many datagrams were dropped; `None` if the segment stays as it is.
+    /// Replaces the segment with `thinned` if that frees at least `least` bytes and the segment is unchanged.
+    /// Returns how many datagrams were dropped; `None` if the segment stays as it is.
     pub fn finish_thinning(
         &mut self,
         thinned: ThinnedSegment<D::File>,
@@ -246,12 +260,12 @@ impl<D: Disk> Spool<D> {
         Ok(Some(Thinned { first, end, datagrams: writing.dropped.saturating_sub(dropped_before) }))
     }
 
-    /// Removes what a thinning wrote that is not needed.
+    /// Removes the file of an abandoned thinning.
     pub fn abandon_thinning(&mut self) {
         self.remove_file(name::UNFINISHED_THINNED);
     }
 
-    /// Whether `segment` is as it was, and may still be thinned or dropped.
+    /// True if `segment` is unchanged, and may still be thinned or dropped.
     pub fn is_candidate(&self, segment: Candidate, in_flight: Position) -> bool {
         self.candidates(in_flight).any(|candidate| candidate == segment)
     }
@@ -275,8 +289,8 @@ impl<D: Disk> Spool<D> {
         Ok(())
     }
 
-    /// Takes over that the file of the segment that starts at `begin` reaches to the end of `segment`, and was thinned. It took
-    /// the place of `old_size` bytes.
+    /// Takes over that the file of the segment that starts at `begin` reaches to the end of `segment`, and
+    /// was thinned. It took the place of `old_size` bytes.
     fn take_thinned(
         &mut self,
         begin: Position,
@@ -285,7 +299,7 @@ impl<D: Disk> Spool<D> {
         writing: &Writing<D::File>,
     ) {
         // The newest datagrams decide how old a file is.
-        let last_write = self.pieces.get(&segment.first).and_then(Piece::last_write);
+        let last_write = self.extents.get(&segment.first).and_then(Extent::last_write);
         if begin != segment.first {
             self.forget_segment(segment.first);
             if self.names_unsynced {
@@ -296,7 +310,7 @@ impl<D: Disk> Spool<D> {
                 self.remove_segment_file(segment.first);
             }
         }
-        if let Some(Piece::Segment { end, size, written, .. }) = self.pieces.get_mut(&begin) {
+        if let Some(Extent::Segment { end, size, written, .. }) = self.extents.get_mut(&begin) {
             self.size = self.size.saturating_sub(*size).saturating_add(writing.size);
             (*end, *size) = (segment.end, writing.size);
             *written = last_write.unwrap_or(*written);
@@ -325,8 +339,8 @@ impl<D: Disk> Spool<D> {
         }
     }
 
-    /// Counts what was dropped from the segments that have the markers `marked`. Removes markers of other segments, and what an
-    /// unfinished thinning left.
+    /// Counts the datagrams dropped from the segments with the markers `marked`. Removes markers of other
+    /// segments, and the file of an unfinished thinning.
     pub(super) fn count_thinned(&mut self, marked: &[Position], is_unfinished: bool) {
         if is_unfinished {
             self.remove_file(name::UNFINISHED_THINNED);
@@ -334,13 +348,13 @@ impl<D: Disk> Spool<D> {
         for first in marked {
             let dropped = self.reader(*first, true).ok().flatten().map(dropped_of);
             match dropped {
-                Some(Ok(dropped)) if dropped > 0 && self.pieces.contains_key(first) => {
+                Some(Ok(dropped)) if dropped > 0 && self.extents.contains_key(first) => {
                     self.thinned.insert(*first, dropped);
                 }
                 Some(Err(error)) => tracing::warn!(
                     %error,
                     segment = first.0,
-                    "cannot count what was dropped from a segment of the spool: {error}; it counts as queued"
+                    "cannot count the dropped datagrams of a segment: {error}; they count as queued"
                 ),
                 _ => self.remove_file(&name::thinned(*first)),
             }

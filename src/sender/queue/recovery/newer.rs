@@ -5,7 +5,7 @@ use std::path::Path;
 
 use nf_transport_core::secure::{OpenError, SpoolKeys};
 use nf_transport_core::spool::disk::Directory;
-use nf_transport_core::spool::{Broken, Spool, TakenIn, Unusable};
+use nf_transport_core::spool::{Broken, ImportError, Reimported, Spool};
 
 use crate::host::systemd::messages::sender;
 use crate::sender::journal;
@@ -80,30 +80,30 @@ fn queue_readable(
     for file in spool.newer_files()? {
         let next = ledger.next();
         let own_stream = spool.stream();
-        let outcome = spool.take_in(&file, next, |stream, batch, first| {
+        let outcome = spool.reimport(&file, next, |stream, batch, first| {
             let batch = keys.open(stream, batch).map_err(|error| match error {
-                OpenError::UnknownKey(_) => Unusable::NoKey,
-                OpenError::Damaged => Unusable::Damaged,
+                OpenError::UnknownKey(_) => ImportError::NoKey,
+                OpenError::Damaged => ImportError::Damaged,
             })?;
-            let batch = batch.renumbered(own_stream, first).ok_or(Unusable::NoKey)?;
-            keys.seal(own_stream, &batch).map_err(|_| Unusable::NoKey)
+            let batch = batch.renumbered(own_stream, first).ok_or(ImportError::NoKey)?;
+            keys.seal(own_stream, &batch).map_err(|_| ImportError::NoKey)
         })?;
         match outcome {
-            TakenIn::Until(end, broken) => {
+            Reimported::Until(end, broken) => {
                 taken += ledger.take_in(end);
                 if broken.bytes > 0 {
                     lose_broken(ledger, &file.name, broken, "the rest is queued");
                 }
             }
-            TakenIn::Newer(needs) => stays.push(needs),
-            TakenIn::NoRoom => {
+            Reimported::Newer(needs) => stays.push(needs),
+            Reimported::NoRoom => {
                 tracing::warn!("{:?} of the spool stays there: the queue has no room for it", file.name);
             }
-            TakenIn::NoKey => tracing::error!(
+            Reimported::NoKey => tracing::error!(
                 "{:?} of the spool stays there: start with its key as spool.previous-key-file",
                 file.name
             ),
-            TakenIn::Damaged(broken) => lose_broken(ledger, &file.name, broken, "nothing else was in it"),
+            Reimported::Damaged(broken) => lose_broken(ledger, &file.name, broken, "nothing else was in it"),
         }
     }
     if taken > 0 {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::datagram::BootId;
+use crate::datagram::{BootId, BootTime};
 use crate::limits::CLOCK_STEADY_AFTER;
 use crate::spool::memory_disk::MemoryDisk;
 use crate::spool::tests::{batch, open_with, policy};
@@ -20,7 +20,7 @@ fn start() -> Moment {
     in_boot(7, HOUR)
 }
 
-/// A spool that drops what is older than a day.
+/// A spool that drops datagrams older than a day.
 struct Case {
     disk: MemoryDisk,
     spool: Spool<MemoryDisk>,
@@ -32,7 +32,7 @@ impl Case {
         let disk = MemoryDisk::default();
         let spool = Self::open(&disk).spool;
         let mut case = Self { disk, spool, next: 0 };
-        case.spool.tend(now, Position(0));
+        case.spool.enforce_limits(now, Position(0));
         case
     }
 
@@ -43,29 +43,29 @@ impl Case {
     /// A later run begins.
     fn restart(&mut self, now: Moment) {
         self.spool = Self::open(&self.disk).spool;
-        self.spool.tend(now, Position(0));
+        self.spool.enforce_limits(now, Position(0));
     }
 
     fn append(&mut self, now: Moment) {
         self.append_stamped(now, now.wall);
     }
 
-    /// Appends, on a file system that says it was at `modified`.
+    /// Appends, on a file system that reports `modified` as the time.
     fn append_stamped(&mut self, now: Moment, modified: Timestamp) {
         self.disk.set_time(modified);
         self.spool.append(&batch(self.next, 3), now, Position(0)).unwrap();
         self.next += 3;
     }
 
-    /// Segments that are left after a look at this moment.
+    /// The number of segments after the limits are enforced at this moment.
     fn left(&mut self, now: Moment) -> usize {
-        self.spool.tend(now, Position(0));
+        self.spool.enforce_limits(now, Position(0));
         self.spool.segments()
     }
 }
 
 #[test]
-fn a_step_forward_for_three_seconds_drops_nothing() {
+fn a_short_step_forward_drops_nothing() {
     let mut case = Case::begin(start());
     case.append(start());
     for second in 1..4 {
@@ -126,7 +126,7 @@ fn rebooted(moment: Moment, later: Duration) -> Moment {
 }
 
 #[test]
-fn an_earlier_boot_is_dropped_once_the_clock_is_steady() {
+fn a_steady_clock_drops_an_earlier_boot() {
     let (mut case, written) = of_earlier_boot(CLOCK_STEADY_AFTER);
     let now = rebooted(written, 2 * MAX_AGE);
     case.restart(now);
@@ -134,7 +134,8 @@ fn an_earlier_boot_is_dropped_once_the_clock_is_steady() {
     assert_eq!(case.left(now.plus(CLOCK_STEADY_AFTER)), 0);
 }
 
-/// The first write to a segment can bear an earlier time than its header: file times come from the kernel's last tick.
+/// The first write to a segment can bear an earlier time than its header: file times come from the kernel's
+/// last tick.
 #[test]
 fn a_file_time_that_lags_keeps_nothing_longer() {
     let written = start().plus(CLOCK_STEADY_AFTER);
@@ -158,7 +159,7 @@ fn a_wrong_clock_after_a_boot_drops_nothing() {
 }
 
 #[test]
-fn what_an_unsteady_clock_stamped_counts_from_this_run() {
+fn unsteady_stamps_count_from_this_run() {
     let (mut case, written) = of_earlier_boot(CLOCK_STEADY_AFTER / 2);
     let now = rebooted(written, TEN_YEARS);
     case.restart(now);
@@ -167,7 +168,7 @@ fn what_an_unsteady_clock_stamped_counts_from_this_run() {
 }
 
 #[test]
-fn a_clock_behind_the_spool_is_told_and_drops_nothing() {
+fn a_clock_behind_the_spool_drops_nothing() {
     let (mut case, written) = of_earlier_boot(CLOCK_STEADY_AFTER);
     let behind = Moment { wall: Timestamp(0), ..in_boot(8, 60 * SECOND) };
     case.restart(behind);
@@ -178,7 +179,7 @@ fn a_clock_behind_the_spool_is_told_and_drops_nothing() {
 }
 
 #[test]
-fn a_spool_of_an_earlier_version_counts_from_this_run() {
+fn headers_without_boot_time_count_from_this_run() {
     let (mut case, written) = of_earlier_boot(CLOCK_STEADY_AFTER);
     let name = name::segment(Position(0));
     let mut bytes = case.disk.bytes(&name);

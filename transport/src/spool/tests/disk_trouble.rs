@@ -27,7 +27,7 @@ fn assert_all_there(disk: &MemoryDisk, batches: u64) {
 }
 
 #[test]
-fn nothing_is_dropped_if_min_free_stays_out_of_reach() {
+fn an_unreachable_min_free_drops_nothing() {
     for when_full in [WhenFull::DropOldest, WhenFull::DropNewest] {
         let min_free = MinFree::Bytes(20_000);
         let (disk, mut spool) = spool_with(20, Policy { min_free, when_full, ..policy() });
@@ -42,7 +42,7 @@ fn nothing_is_dropped_if_min_free_stays_out_of_reach() {
 }
 
 #[test]
-fn what_is_in_flight_does_not_count_as_droppable() {
+fn segments_in_flight_are_not_droppable() {
     let (disk, mut spool) = spool_with(20, Policy { min_free: MinFree::Bytes(3000), ..policy() });
     disk.set_capacity(disk.used());
     let batch = batch(60, 3);
@@ -82,7 +82,7 @@ fn room_that_is_freed_late_is_not_made_twice() {
 }
 
 #[test]
-fn without_inodes_the_open_segment_goes_on() {
+fn without_inodes_the_open_segment_grows() {
     let (disk, mut spool) = spool_with(1, policy());
     disk.set_files_max(disk.names().len());
     for number in 1..40 {
@@ -98,7 +98,7 @@ fn without_inodes_the_open_segment_goes_on() {
 }
 
 #[test]
-fn without_inodes_a_restart_goes_on_in_the_last_segment() {
+fn without_inodes_the_last_segment_is_reopened() {
     let (disk, _) = spool_with(7, policy());
     disk.set_files_max(disk.names().len());
     let mut spool = open_with(&disk, policy()).spool;
@@ -110,10 +110,10 @@ fn without_inodes_a_restart_goes_on_in_the_last_segment() {
 }
 
 #[test]
-fn without_inodes_an_empty_spool_begins_in_its_spare() {
+fn without_inodes_the_spare_file_is_used() {
     let disk = MemoryDisk::default();
     let mut spool = open_with(&disk, policy()).spool;
-    spool.tend(NOW, Position(0));
+    spool.enforce_limits(NOW, Position(0));
     disk.set_files_max(disk.names().len());
     for number in 0..20 {
         append(&mut spool, number).unwrap();
@@ -121,7 +121,7 @@ fn without_inodes_an_empty_spool_begins_in_its_spare() {
     assert_eq!(lost(&mut spool), 0);
     assert_all_there(&disk, 20);
     spool.acknowledge(Position(60));
-    spool.tend(NOW, Position(0));
+    spool.enforce_limits(NOW, Position(0));
     append(&mut spool, 20).unwrap();
 }
 
@@ -143,7 +143,7 @@ fn without_inodes_a_gap_loses_nothing_behind_it() {
 }
 
 #[test]
-fn a_gap_record_gives_its_place_to_no_data_it_hides() {
+fn no_data_is_appended_under_a_gap_record() {
     let (disk, mut spool) = spool_with(4, policy());
     let gap = Gap { first: Position(12), end: Position(30), reason: GapReason::SpoolFull };
     spool.record_gap(gap);
@@ -161,7 +161,7 @@ fn a_gap_that_could_not_be_recorded_is_later() {
     let gap = Gap { first: Position(12), end: Position(30), reason: GapReason::SpoolFull };
     spool.record_gap(gap);
     disk.set_files_max(usize::MAX);
-    spool.tend(NOW, Position(0));
+    spool.enforce_limits(NOW, Position(0));
     assert_eq!(reopen(&disk).spool.gaps().collect::<Vec<_>>(), [gap]);
 }
 
@@ -170,7 +170,7 @@ fn nothing_goes_into_a_segment_whose_sync_failed() {
     let (disk, mut spool) = spool_with(4, policy());
     let last = spool.last_segment().unwrap().0;
     let before = disk.bytes(&name::segment(last));
-    spool.tend(NOW, Position(0));
+    spool.enforce_limits(NOW, Position(0));
     spool.sync_failed();
     disk.set_files_max(disk.names().len());
     append(&mut spool, 4).unwrap();
@@ -186,13 +186,13 @@ fn a_read_only_disk_drops_nothing_and_is_read() {
     let mut spool = opened.spool;
     assert!(spool.begin_run(RunId([2; 16]), Position(30)).is_err());
     assert!(matches!(append(&mut spool, 10), Err(AppendError::Disk(_))));
-    spool.tend(NOW, Position(0));
+    spool.enforce_limits(NOW, Position(0));
     assert_eq!(lost(&mut spool), 0);
     assert_eq!(read_from(&spool, Position(0)).batches.len(), 10);
 
     disk.set_read_only(false);
     spool.set_policy(policy());
-    spool.tend(NOW, Position(0));
+    spool.enforce_limits(NOW, Position(0));
     append(&mut spool, 10).unwrap();
     assert_eq!(reopen(&disk).last_run, Some(LastRun::CutShort { start: Position(30) }));
     assert_all_there(&disk, 11);
@@ -205,12 +205,12 @@ fn files_of_a_read_only_disk_are_removed_later() {
     spool.acknowledge(Position(30));
     assert!(disk.names().iter().any(|name| name.ends_with(".segment")));
     disk.set_read_only(false);
-    spool.tend(NOW, Position(0));
+    spool.enforce_limits(NOW, Position(0));
     assert!(!disk.names().iter().any(|name| name.ends_with(".segment")));
 }
 
 #[test]
-fn a_segment_made_anew_outlives_an_earlier_failed_removal() {
+fn a_new_segment_survives_an_old_failed_removal() {
     let (disk, mut spool) = spool_with(0, policy());
     spool.remove_file("nothing");
     disk.put(&name::segment(Position(0)), Vec::new());
@@ -218,24 +218,24 @@ fn a_segment_made_anew_outlives_an_earlier_failed_removal() {
     spool.remove_file(&name::segment(Position(0)));
     disk.set_read_only(false);
     append(&mut spool, 0).unwrap();
-    spool.tend(NOW, Position(0));
+    spool.enforce_limits(NOW, Position(0));
     assert_all_there(&disk, 1);
 }
 
 #[test]
-fn age_drops_nothing_from_a_disk_that_refuses_changes() {
+fn max_age_drops_nothing_on_a_refusing_disk() {
     let (disk, mut spool) = spool_with(4, Policy { max_age: Some(Duration::from_secs(60)), ..policy() });
     disk.set_read_only(true);
     let later = NOW.plus(Duration::from_secs(100));
-    spool.tend(later, Position(0));
+    spool.enforce_limits(later, Position(0));
     assert_eq!(lost(&mut spool), 0);
     disk.set_read_only(false);
-    spool.tend(later, Position(0));
+    spool.enforce_limits(later, Position(0));
     assert_eq!(lost(&mut spool), 12);
 }
 
 #[test]
-fn the_default_keeps_a_tenth_of_a_small_disk_free() {
+fn the_default_keeps_a_tenth_of_the_disk_free() {
     let disk = MemoryDisk::default();
     disk.set_total(20_000);
     disk.set_capacity(20_000);

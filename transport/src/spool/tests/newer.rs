@@ -18,8 +18,8 @@ pub(super) fn set_header_byte(disk: &MemoryDisk, name: &str, at: usize, byte: us
     disk.put(name, bytes);
 }
 
-/// A disk whose spool holds `batches` batches. Of those of the first segment, whose name follows, these are of a newer
-/// version. Also where they begin.
+/// A disk whose spool holds `batches` batches. Of those of the first segment, whose name follows, these are
+/// of a newer version. Also where they begin.
 pub(super) fn with_newer_batches<const N: usize>(
     batches: u64,
     newer: [usize; N],
@@ -41,7 +41,7 @@ pub(super) fn kept_names(disk: &MemoryDisk) -> Vec<String> {
     disk.names().into_iter().filter(|name| name.starts_with("newer/")).collect()
 }
 
-/// Reads all, keeping what is newer; returns the positions of the batches.
+/// Reads all and preserves newer items; returns the positions of the batches.
 pub(super) fn drain(spool: &mut Spool<MemoryDisk>) -> Vec<u64> {
     let (mut firsts, mut position) = (Vec::new(), spool.first().unwrap_or_default());
     while position < spool.end().unwrap_or_default() {
@@ -56,7 +56,7 @@ pub(super) fn drain(spool: &mut Spool<MemoryDisk>) -> Vec<u64> {
                 Item::Damage(damage) => panic!("{damage:?}"),
                 Item::Newer(newer) => {
                     position = newer.place.end;
-                    spool.keep_newer(segment, newer.place).unwrap();
+                    spool.preserve_newer(segment, newer.place).unwrap();
                     break;
                 }
             }
@@ -67,12 +67,12 @@ pub(super) fn drain(spool: &mut Spool<MemoryDisk>) -> Vec<u64> {
 }
 
 /// Renumbers batches of `STREAM`, as they are not sealed.
-pub(super) fn renumber(_: StreamId, batch: &Batch, first: Position) -> Result<Batch, Unusable> {
-    batch.renumbered(STREAM, first).ok_or(Unusable::NoKey)
+pub(super) fn renumber(_: StreamId, batch: &Batch, first: Position) -> Result<Batch, ImportError> {
+    batch.renumbered(STREAM, first).ok_or(ImportError::NoKey)
 }
 
 #[test]
-fn the_newest_segments_are_kept_apart_at_the_start() {
+fn a_start_preserves_the_newest_segments() {
     let disk = filled(12);
     let names = segment_names(&disk);
     assert!(names.len() >= 4, "{names:?}");
@@ -83,7 +83,7 @@ fn the_newest_segments_are_kept_apart_at_the_start() {
     let before: Vec<_> = newest.iter().map(|name| disk.bytes(name)).collect();
     let opened = reopen(&disk);
     assert_eq!(opened.newer.map(name::segment).as_ref(), newest.first());
-    assert_eq!(opened.spool.end(), opened.newer, "what is left ends there");
+    assert_eq!(opened.spool.end(), opened.newer, "the rest ends there");
     assert_eq!((opened.torn, opened.missing), (0, Vec::new()));
     assert_eq!(opened.spool.newer().files, 2);
     let after: Vec<_> = kept_names(&disk).iter().map(|name| disk.bytes(name)).collect();
@@ -91,7 +91,7 @@ fn the_newest_segments_are_kept_apart_at_the_start() {
 }
 
 #[test]
-fn a_newer_segment_in_the_middle_hides_none_behind_it() {
+fn segments_behind_a_newer_segment_are_read() {
     let disk = filled(12);
     let names = segment_names(&disk);
     set_version(&disk, &names[1], 2);
@@ -110,7 +110,7 @@ fn a_newer_segment_in_the_middle_hides_none_behind_it() {
 }
 
 #[test]
-fn a_newer_batch_is_kept_and_the_rest_of_its_segment_given() {
+fn batches_next_to_a_newer_batch_are_read() {
     let length = batch(0, 3).bytes().len();
     for (byte, value) in [(3, b'2'), (52, 3), (53, 2), (54, 1)] {
         let disk = filled(3);
@@ -147,7 +147,7 @@ fn damage_before_a_newer_batch_is_only_damage() {
     let mut reader = spool.reader(Position(0), false).unwrap().unwrap();
     let Some(Item::Damage(damage)) = reader.next_item().unwrap() else { panic!("damage comes first") };
     assert_eq!((damage.first, damage.end), (Position(0), Position(3)));
-    let Some(Item::Newer(newer)) = reader.next_item().unwrap() else { panic!("then what is newer") };
+    let Some(Item::Newer(newer)) = reader.next_item().unwrap() else { panic!("then the newer batches") };
     assert_eq!((newer.place.first, newer.place.end), (Position(3), Position(6)));
     assert_eq!(newer.needs, "compression 3, this version reads 0 to 2");
     let Some(Item::Batch(last)) = reader.next_item().unwrap() else { panic!("then the rest") };
@@ -155,7 +155,7 @@ fn damage_before_a_newer_batch_is_only_damage() {
 }
 
 #[test]
-fn what_can_be_read_again_is_taken_in_at_the_end() {
+fn readable_files_are_imported_at_the_end() {
     let disk = filled(12);
     let names = segment_names(&disk);
     let newest = names.last().unwrap().clone();
@@ -164,12 +164,12 @@ fn what_can_be_read_again_is_taken_in_at_the_end() {
     let held_back = Position(spool.end().unwrap().0);
     spool.append(&batch(36, 3), NOW, Position(0)).unwrap();
     let file = spool.newer_files().unwrap().remove(0);
-    let still = spool.take_in(&file, Position(39), renumber).unwrap();
-    assert_eq!(still, TakenIn::Newer("segment format 2, this version reads 1".to_owned()));
+    let still = spool.reimport(&file, Position(39), renumber).unwrap();
+    assert_eq!(still, Reimported::Newer("segment format 2, this version reads 1".to_owned()));
     assert_eq!(spool.newer_files().unwrap(), core::slice::from_ref(&file));
 
     set_version(&disk, &file.name, 1);
-    let TakenIn::Until(end, _) = spool.take_in(&file, Position(39), renumber).unwrap() else {
+    let Reimported::Until(end, _) = spool.reimport(&file, Position(39), renumber).unwrap() else {
         panic!("readable")
     };
     assert_eq!(end.0 - 39, 36 - held_back.0);
@@ -182,7 +182,7 @@ fn what_can_be_read_again_is_taken_in_at_the_end() {
 }
 
 #[test]
-fn a_crash_while_taking_in_neither_loses_nor_repeats() {
+fn a_crash_during_import_loses_nothing() {
     let disk = filled(3);
     let whole = disk.bytes(&segment_names(&disk)[0]);
     let kept = name::newer(Position(0), STREAM);
@@ -200,15 +200,18 @@ fn a_crash_while_taking_in_neither_loses_nor_repeats() {
 }
 
 #[test]
-fn what_has_no_room_or_no_key_stays() {
+fn files_without_room_or_key_stay() {
     let disk = filled(3);
     let kept = name::newer(Position(0), STREAM);
     disk.rename(&segment_names(&disk)[0], &kept).unwrap();
     let mut spool = reopen(&disk).spool;
     let file = spool.newer_files().unwrap().remove(0);
-    assert_eq!(spool.take_in(&file, Position(9), |_, _, _| Err(Unusable::NoKey)).unwrap(), TakenIn::NoKey);
+    assert_eq!(
+        spool.reimport(&file, Position(9), |_, _, _| Err(ImportError::NoKey)).unwrap(),
+        Reimported::NoKey
+    );
     spool.set_policy(Policy { max_size: file.size - 1, ..policy() });
-    assert_eq!(spool.take_in(&file, Position(9), renumber).unwrap(), TakenIn::NoRoom);
+    assert_eq!(spool.reimport(&file, Position(9), renumber).unwrap(), Reimported::NoRoom);
     assert_eq!(kept_names(&disk), [kept]);
 }
 
@@ -219,7 +222,7 @@ fn a_sealed_batch_is_not_renumbered() {
 }
 
 #[test]
-fn segments_of_another_stream_are_kept_to_be_taken_in() {
+fn segments_of_another_stream_are_preserved() {
     let disk = filled(3);
     let other = StreamId([2; 16]);
     let name = name::segment(Position(50));
@@ -235,8 +238,8 @@ fn segments_of_another_stream_are_kept_to_be_taken_in() {
     assert_eq!((opened.newer, opened.spool.end()), (Some(Position(50)), Some(Position(9))));
     let mut spool = opened.spool;
     let file = spool.newer_files().unwrap().remove(0);
-    let taken = spool.take_in(&file, Position(9), renumber).unwrap();
-    assert_eq!(taken, TakenIn::Until(Position(12), Broken::default()));
+    let taken = spool.reimport(&file, Position(9), renumber).unwrap();
+    assert_eq!(taken, Reimported::Until(Position(12), Broken::default()));
 }
 
 #[test]
@@ -247,21 +250,21 @@ fn a_batch_that_does_not_open_is_damaged() {
     let mut spool = reopen(&disk).spool;
     let file = spool.newer_files().unwrap().remove(0);
     let opens = |stream, batch: &Batch, first| {
-        if batch.first() == Position(3) { Err(Unusable::Damaged) } else { renumber(stream, batch, first) }
+        if batch.first() == Position(3) { Err(ImportError::Damaged) } else { renumber(stream, batch, first) }
     };
     let bytes = u64::try_from(batch(3, 3).bytes().len()).unwrap();
     let broken = Broken { bytes, datagrams: 3, may_be_more: false };
-    assert_eq!(spool.take_in(&file, Position(9), opens).unwrap(), TakenIn::Until(Position(15), broken));
-    assert_eq!(spool.damaged(), Aside { files: 1, bytes });
+    assert_eq!(spool.reimport(&file, Position(9), opens).unwrap(), Reimported::Until(Position(15), broken));
+    assert_eq!(spool.damaged(), FileTotals { files: 1, bytes });
 }
 
 #[test]
-fn damage_that_another_file_makes_good_is_no_loss() {
+fn damage_with_a_copy_elsewhere_is_no_loss() {
     let disk = filled(3);
     let kept = name::newer(Position(0), STREAM);
     let segment = segment_names(&disk).remove(0);
     let length = batch(0, 3).bytes().len();
-    // The last batch was being written when the newer version was killed: its intake has it, too.
+    // The last batch was being written when the newer version was killed: its journal has it, too.
     let bytes = disk.bytes(&segment);
     disk.remove(&segment).unwrap();
     disk.put(&kept, bytes[..bytes.len() - 10].to_vec());
@@ -272,6 +275,6 @@ fn damage_that_another_file_makes_good_is_no_loss() {
     let files = spool.newer_files().unwrap();
     let torn = u64::try_from(length - 10).unwrap();
     let broken = Broken { bytes: torn, datagrams: 0, may_be_more: true };
-    let taken = spool.take_in(&files[0], Position(9), renumber).unwrap();
-    assert_eq!(taken, TakenIn::Until(Position(15), broken));
+    let taken = spool.reimport(&files[0], Position(9), renumber).unwrap();
+    assert_eq!(taken, Reimported::Until(Position(15), broken));
 }

@@ -1,4 +1,4 @@
-//! Disks that refuse to move what a newer version wrote: it stays where it is, holds nothing up, and is moved later.
+//! Disks that refuse to move data of a newer version: it stays in place, blocks nothing, and is moved later.
 
 use super::newer::{
     drain, kept_names, renumber, segment_names, set_header_byte, set_version, with_newer_batches,
@@ -23,15 +23,15 @@ fn newer_in_the_middle_and_at_the_end() -> (MemoryDisk, [String; 2], Vec<Vec<u8>
     (disk, newer, bytes)
 }
 
-/// Moves all that is refused, and checks that it is what it was, and in no other place.
+/// Moves all refused files, and checks that they are unchanged and in no other place.
 fn assert_moved(disk: &MemoryDisk, spool: &mut Spool<MemoryDisk>, before: &[Vec<u8>]) {
-    spool.tend(NOW, Position(0));
+    spool.enforce_limits(NOW, Position(0));
     let after: Vec<_> = kept_names(disk).iter().map(|name| disk.bytes(name)).collect();
     assert!(after == before, "not a byte was changed: {:?}", disk.names());
 }
 
 #[test]
-fn a_newer_segment_that_cannot_be_moved_stops_nothing() {
+fn an_unmovable_newer_segment_blocks_nothing() {
     for refuse in REFUSALS {
         let (disk, newer, before) = newer_in_the_middle_and_at_the_end();
         refuse(&disk, true);
@@ -47,7 +47,7 @@ fn a_newer_segment_that_cannot_be_moved_stops_nothing() {
         }
         for _ in 0..2 {
             spool.acknowledge(Position(28));
-            spool.tend(NOW, Position(0));
+            spool.enforce_limits(NOW, Position(0));
             for (name, bytes) in newer.iter().zip(&before) {
                 assert!(disk.bytes(name) == *bytes, "nothing removes {name}");
             }
@@ -61,7 +61,7 @@ fn a_newer_segment_that_cannot_be_moved_stops_nothing() {
 }
 
 #[test]
-fn data_goes_on_behind_a_newer_segment_that_stays() {
+fn appends_continue_behind_an_unmoved_segment() {
     let (disk, newer, before) = newer_in_the_middle_and_at_the_end();
     disk.set_flat(true);
     let mut spool = reopen(&disk).spool;
@@ -69,7 +69,8 @@ fn data_goes_on_behind_a_newer_segment_that_stays() {
     spool.record_gap(next);
     spool.append(&batch(36, 3), NOW, Position(0)).unwrap();
     assert_eq!(drain(&mut spool), [0, 3, 6, 18, 21, 24, 36]);
-    // A kill, with a record that covers the segment: it is moved all the same, as it is not one that was dropped.
+    // A kill, with a record that covers the segment: it is moved anyway, because it is not one that was
+    // dropped.
     let mut spool = reopen(&disk).spool;
     assert_eq!((spool.end(), disk.bytes(&newer[1])), (Some(Position(39)), before[1].clone()));
     assert_eq!(drain(&mut spool), [0, 3, 6, 18, 21, 24, 36]);
@@ -78,7 +79,7 @@ fn data_goes_on_behind_a_newer_segment_that_stays() {
 }
 
 #[test]
-fn a_gap_covers_what_was_moved_after_any_crash() {
+fn a_gap_covers_moved_segments_after_a_crash() {
     let (disk, newer, before) = newer_in_the_middle_and_at_the_end();
     // Its record is on disk, and it was not moved yet.
     let gap = Gap { first: Position(9), end: Position(18), reason: GapReason::Unused };
@@ -92,7 +93,7 @@ fn a_gap_covers_what_was_moved_after_any_crash() {
 }
 
 #[test]
-fn acknowledging_keeps_newer_segments_that_were_skipped() {
+fn acknowledging_preserves_newer_segments() {
     let (disk, _, before) = newer_in_the_middle_and_at_the_end();
     let mut spool = reopen(&disk).spool;
     // The run that skipped the second segment has left it where it was.
@@ -102,7 +103,7 @@ fn acknowledging_keeps_newer_segments_that_were_skipped() {
 }
 
 #[test]
-fn a_newer_batch_on_a_read_only_disk_holds_nothing_up() {
+fn a_read_only_disk_skips_newer_batches() {
     let (disk, name, [at]) = with_newer_batches(6, [1]);
     let bytes = disk.bytes(&name);
     let copy = [&bytes[..64], &bytes[at..at + batch(0, 3).bytes().len()]].concat();
@@ -111,20 +112,20 @@ fn a_newer_batch_on_a_read_only_disk_holds_nothing_up() {
     let mut spool = reopen(&disk).spool;
     assert_eq!(drain(&mut spool), [0, 6, 9, 12, 15]);
     spool.acknowledge(Position(18));
-    spool.tend(NOW, Position(0));
+    spool.enforce_limits(NOW, Position(0));
 
-    // The next run hears from the intake what this one did, and goes on with that.
+    // The next run reads the progress of this one from the journal and continues there.
     let mut spool = reopen(&disk).spool;
-    spool.keep_passed(Position(18), &[]);
+    spool.preserve_passed(Position(18), &[]);
     spool.acknowledge(Position(18));
     assert_eq!(spool.end(), None);
     disk.set_read_only(false);
     assert_moved(&disk, &mut spool, &[copy]);
-    assert_eq!(segment_names(&disk), Vec::<String>::new(), "what was delivered is removed");
+    assert_eq!(segment_names(&disk), Vec::<String>::new(), "delivered segments are removed");
 }
 
 #[test]
-fn a_segment_of_newer_batches_alone_outlives_a_restart() {
+fn a_segment_of_newer_batches_survives_a_restart() {
     for refuse in REFUSALS {
         let (disk, name, _) = with_newer_batches(6, [0, 1, 2]);
         let before = disk.bytes(&name);
@@ -133,11 +134,11 @@ fn a_segment_of_newer_batches_alone_outlives_a_restart() {
         let mut spool = reopen(&disk).spool;
         let mut reader = spool.reader(Position(0), false).unwrap().unwrap();
         let Some(Item::Newer(newer)) = reader.next_item().unwrap() else { panic!("newer batches") };
-        let kept = spool.keep_newer(Position(0), newer.place);
+        let kept = spool.preserve_newer(Position(0), newer.place);
         if kept.is_ok() {
             // A run that records nothing, and has gone on to the end.
             spool = reopen(&disk).spool;
-            spool.keep_passed(Position(18), &[]);
+            spool.preserve_passed(Position(18), &[]);
             spool.acknowledge(Position(18));
         } else {
             assert_eq!(spool.end(), Some(Position(18)), "it waits for room, as nothing else would tell");
@@ -149,36 +150,36 @@ fn a_segment_of_newer_batches_alone_outlives_a_restart() {
 }
 
 #[test]
-fn what_was_delivered_before_is_not_kept_again() {
+fn delivered_batches_are_not_preserved_again() {
     let (disk, ..) = with_newer_batches(3, [0, 2]);
     reopen(&disk).spool.end_run(Position(3), Position(9)).unwrap();
     let opened = reopen(&disk);
     let mut spool = opened.spool;
-    spool.keep_passed(Position(9), &opened.copied);
+    spool.preserve_passed(Position(9), &opened.copied);
     spool.acknowledge(Position(9));
     assert_eq!(kept_names(&disk), [name::newer(Position(6), STREAM)]);
 }
 
 #[test]
-fn a_full_disk_moves_a_segment_that_it_cannot_copy() {
+fn a_full_disk_moves_instead_of_copying() {
     let (disk, ..) = with_newer_batches(6, [1]);
     let mut spool = reopen(&disk).spool;
     disk.set_capacity(disk.used());
     let mut reader = spool.reader(Position(3), false).unwrap().unwrap();
     let Some(Item::Newer(newer)) = reader.next_item().unwrap() else { panic!("a newer batch") };
     let before = disk.names();
-    let refused = spool.keep_newer(Position(0), newer.place).unwrap_err();
+    let refused = spool.preserve_newer(Position(0), newer.place).unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::StorageFull, "the first batch may have to be sent again");
     assert_eq!(disk.names(), before);
     spool.acknowledge(Position(3));
-    let gap = spool.keep_newer(Position(0), newer.place).unwrap().unwrap();
+    let gap = spool.preserve_newer(Position(0), newer.place).unwrap().unwrap();
     assert_eq!((gap.first, gap.end), (Position(3), Position(9)));
     assert_eq!(kept_names(&disk), [name::newer(Position(3), STREAM)]);
     assert_eq!(drain(&mut spool), [9, 12, 15]);
 }
 
 #[test]
-fn a_copy_stands_for_what_the_queue_still_holds() {
+fn a_copy_replaces_batches_of_the_queue() {
     let (disk, name, [at]) = with_newer_batches(6, [1]);
     drain(&mut reopen(&disk).spool);
     let copied = [Gap { first: Position(3), end: Position(6), reason: GapReason::Unused }];
@@ -192,14 +193,14 @@ fn a_copy_stands_for_what_the_queue_still_holds() {
     let mut spool = opened.spool;
     let file = spool.newer_files().unwrap().remove(0);
     assert_eq!(
-        spool.take_in(&file, Position(18), renumber).unwrap(),
-        TakenIn::Until(Position(21), Broken::default())
+        spool.reimport(&file, Position(18), renumber).unwrap(),
+        Reimported::Until(Position(21), Broken::default())
     );
     assert_eq!(reopen(&disk).copied, []);
 }
 
 #[test]
-fn a_torn_copy_stands_for_whole_batches_only() {
+fn a_torn_copy_replaces_whole_batches_only() {
     let (disk, ..) = with_newer_batches(3, [0, 1]);
     drain(&mut reopen(&disk).spool);
     let kept = kept_names(&disk).remove(0);
@@ -209,7 +210,7 @@ fn a_torn_copy_stands_for_whole_batches_only() {
 }
 
 #[test]
-fn a_segment_that_moved_without_a_record_is_not_missed() {
+fn a_move_without_a_gap_record_is_no_loss() {
     let disk = filled(12);
     let names = segment_names(&disk);
     disk.rename(&names[1], &name::newer(Position(9), STREAM)).unwrap();
@@ -243,17 +244,17 @@ fn no_segment_takes_the_name_of_one_that_stays() {
     disk.put(&name, header.encode().to_vec());
     disk.set_flat(true);
     let mut spool = reopen(&disk).spool;
-    spool.tend(NOW, Position(0));
+    spool.enforce_limits(NOW, Position(0));
     spool.append(&batch(3, 3), NOW, Position(0)).unwrap();
     assert_eq!(disk.bytes(&name), header.encode());
     disk.set_flat(false);
-    spool.tend(NOW, Position(0));
+    spool.enforce_limits(NOW, Position(0));
     assert_eq!(kept_names(&disk), [name::newer(Position(3), header.stream)]);
     assert_eq!(drain(&mut spool), [0, 3]);
 }
 
 #[test]
-fn a_gap_that_grows_while_the_disk_refuses_has_one_end() {
+fn an_unrecorded_gap_that_grows_has_one_end() {
     let disk = filled(3);
     let mut spool = reopen(&disk).spool;
     let gap = |first, end| Gap { first: Position(first), end: Position(end), reason: GapReason::Unused };
@@ -261,7 +262,7 @@ fn a_gap_that_grows_while_the_disk_refuses_has_one_end() {
     disk.set_read_only(true);
     spool.record_gap(gap(12, 15));
     disk.set_read_only(false);
-    spool.tend(NOW, Position(0));
+    spool.enforce_limits(NOW, Position(0));
     spool.append(&batch(15, 3), NOW, Position(0)).unwrap();
     let opened = reopen(&disk);
     assert_eq!((opened.missing, opened.spool.end()), (vec![], Some(Position(18))));

@@ -89,7 +89,7 @@ fn thin_by(
     }
 }
 
-/// Writes what is to take the place of `segment`.
+/// Writes the replacement of `segment`.
 fn write_thinned(
     spool: &mut Spool<MemoryDisk>,
     segment: Candidate,
@@ -198,7 +198,7 @@ fn a_damaged_segment_is_not_thinned() {
 }
 
 #[test]
-fn segments_on_their_way_and_the_last_one_are_exempt() {
+fn segments_in_flight_and_the_last_are_exempt() {
     let disk = segments();
     let spool = reopened(&disk);
     let all: Vec<Candidate> = spool.candidates(Position(0)).collect();
@@ -208,13 +208,14 @@ fn segments_on_their_way_and_the_last_one_are_exempt() {
 }
 
 #[test]
-fn a_crash_while_segments_are_joined_loses_nothing() {
+fn a_crash_while_joining_loses_nothing() {
     for thinned_before in [false, true] {
         crash_at_each_change(thinned_before);
     }
 }
 
-/// Joins two segments, of which the second may be thinned already, on a disk that stops after each number of changes.
+/// Joins two segments, of which the second may be thinned already, on a disk that stops after each number of
+/// changes.
 fn crash_at_each_change(thinned_before: bool) {
     let original = segments();
     let mut spool = reopened(&original);
@@ -253,7 +254,7 @@ fn crash_at_each_change(thinned_before: bool) {
 }
 
 #[test]
-fn a_joined_segment_is_as_old_as_its_newest_datagram() {
+fn a_joined_segment_has_the_age_of_its_newest() {
     let disk = MemoryDisk::default();
     let policy = Policy { max_age: Some(Duration::from_secs(60)), ..long_segments() };
     let mut spool = open_with(&disk, policy).spool;
@@ -270,12 +271,12 @@ fn a_joined_segment_is_as_old_as_its_newest_datagram() {
     thin(&mut spool, first, 1000).unwrap().unwrap();
     thin(&mut spool, second, 1000).unwrap().unwrap();
     assert_eq!(candidate(&spool, 0).end, second.end, "both are one file");
-    spool.tend(NOW.plus(Duration::from_secs(100)), Position(0));
+    spool.enforce_limits(NOW.plus(Duration::from_secs(100)), Position(0));
     assert_eq!(spool.take_dropped(), []);
 }
 
 #[test]
-fn after_a_restart_a_thinned_segment_is_no_younger() {
+fn a_restart_keeps_the_age_of_thinned_segments() {
     let disk = MemoryDisk::default();
     let policy = Policy { max_age: Some(Duration::from_secs(60)), ..long_segments() };
     let boot = BootTime { boot: BootId(7), ..NOW.boot };
@@ -293,14 +294,14 @@ fn after_a_restart_a_thinned_segment_is_no_younger() {
     }
     drop(spool);
     let mut spool = open_with(&disk, policy).spool;
-    spool.tend(at(70), Position(0));
+    spool.enforce_limits(at(70), Position(0));
     assert_eq!(spool.first().unwrap(), segments[0].first);
     let dropped = spool.take_dropped();
     assert_eq!(dropped.first().map(|gap| gap.end), Some(segments[1].end), "{dropped:?}");
 }
 
 #[test]
-fn an_acknowledgement_meanwhile_abandons_a_thinning() {
+fn an_acknowledgement_abandons_a_thinning() {
     let disk = segments();
     let mut spool = reopened(&disk);
     let segment = candidate(&spool, 0);
@@ -328,7 +329,7 @@ fn a_thinning_waits_for_no_append() {
 }
 
 #[test]
-fn a_segment_on_its_way_meanwhile_is_not_thinned() {
+fn a_segment_in_flight_is_not_thinned() {
     let disk = segments();
     let mut spool = reopened(&disk);
     let segment = candidate(&spool, 1);

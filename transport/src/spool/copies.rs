@@ -1,53 +1,35 @@
-//! The files that are kept beside the queue: copies of damaged pieces, within a bound, and what a newer version wrote.
+//! Files next to the queue: copies of damaged pieces, within a bound, and segments of a newer version.
 
 use std::io;
 
 use crate::batch::Batch;
 use crate::limits::{DAMAGED_BYTES_MAX, DAMAGED_FILES_MAX};
 use crate::sequence::{Position, StreamId};
-use crate::spool::disk::{Disk, DiskFile, Entry};
+use crate::spool::disk::{Disk, DiskFile};
+use crate::spool::file_totals::FileTotals;
 use crate::spool::name::{self, DAMAGED, NEWER};
-use crate::spool::segment::SegmentHeader;
-use crate::spool::{Begun, Spool};
-
-/// Files of one kind that are kept beside the queue.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Aside {
-    /// How many.
-    pub files: u64,
-    /// Bytes of all together.
-    pub bytes: u64,
-}
-
-impl Aside {
-    pub(super) fn of(files: &[Entry]) -> Self {
-        let bytes = files.iter().map(|file| file.size).sum();
-        Self { files: u64::try_from(files.len()).unwrap_or(u64::MAX), bytes }
-    }
-
-    fn plus(self, other: Self) -> Self {
-        Self { files: self.files + other.files, bytes: self.bytes + other.bytes }
-    }
-}
+use crate::spool::segment::{Begun, SegmentHeader};
+use crate::spool::state::Spool;
 
 impl<D: Disk> Spool<D> {
     /// The copies of damaged pieces.
-    pub fn damaged(&self) -> Aside {
+    pub fn damaged(&self) -> FileTotals {
         self.damaged
     }
 
-    /// What a newer version wrote, and a version that reads it takes in again.
-    pub fn newer(&self) -> Aside {
+    /// The files of a newer version, which a version that reads them imports again.
+    pub fn newer(&self) -> FileTotals {
         self.newer
     }
 
-    /// Keeps a copy of damaged bytes of the segment that starts at `first`. The oldest copies make room for it.
-    pub fn set_aside(&mut self, first: Position, offset: u64, length: u64) -> io::Result<()> {
-        self.set_aside_of(&name::segment(first), offset, length)
+    /// Keeps a copy of damaged bytes of the segment that starts at `first`. Removes the oldest copies to make
+    /// room.
+    pub fn copy_damaged(&mut self, first: Position, offset: u64, length: u64) -> io::Result<()> {
+        self.copy_damaged_of(&name::segment(first), offset, length)
     }
 
-    /// Keeps a copy of damaged bytes of the file `name`, as [`Self::set_aside`] does.
-    pub(super) fn set_aside_of(&mut self, name: &str, offset: u64, length: u64) -> io::Result<()> {
+    /// Keeps a copy of damaged bytes of the file `name`, as [`Self::copy_damaged`] does.
+    pub(super) fn copy_damaged_of(&mut self, name: &str, offset: u64, length: u64) -> io::Result<()> {
         let length = length.min(DAMAGED_BYTES_MAX);
         let copied = self.copy_of(name, offset, length, &name::damaged(name, offset, length), 0);
         self.bound_damaged();
@@ -58,7 +40,7 @@ impl<D: Disk> Spool<D> {
     pub(super) fn bound_damaged(&mut self) {
         let Ok(mut files) = self.disk.list_in(DAMAGED) else { return };
         files.sort_by(|a, b| (a.modified, &a.name).cmp(&(b.modified, &b.name)));
-        let mut kept = Aside::of(&files);
+        let mut kept = FileTotals::of(&files);
         for file in files {
             if kept.files <= DAMAGED_FILES_MAX && kept.bytes <= DAMAGED_BYTES_MAX {
                 break;
@@ -66,8 +48,8 @@ impl<D: Disk> Spool<D> {
             match self.disk.remove(&file.name) {
                 Ok(()) => tracing::warn!(
                     bytes = file.size,
-                    "removed {:?}, the oldest copy of a damaged piece of the spool: at most {DAMAGED_FILES_MAX} of {} \
-                     MiB together are kept",
+                    "removed {:?}, the oldest copy of a damaged piece of the spool: \
+                     at most {DAMAGED_FILES_MAX} copies of {} MiB together are kept",
                     file.name,
                     DAMAGED_BYTES_MAX >> 20
                 ),
@@ -79,14 +61,14 @@ impl<D: Disk> Spool<D> {
         self.damaged = kept;
     }
 
-    /// Counts again what a newer version wrote.
+    /// Counts the files of a newer version again.
     pub(super) fn count_newer(&mut self) {
         if let Ok(files) = self.disk.list_in(NEWER) {
-            self.newer = Aside::of(&files).plus(self.unmoved());
+            self.newer = FileTotals::of(&files).plus(self.unmoved());
         }
     }
 
-    /// Keeps batches of `stream` as if they were a segment of a newer version.
+    /// Writes batches of `stream` to `newer/` as a segment.
     pub fn put_newer(&mut self, stream: StreamId, batches: &[Batch]) -> io::Result<()> {
         let (Some(first), Some(oldest)) = (batches.first(), batches.iter().map(Batch::earliest).min()) else {
             return Ok(());

@@ -1,7 +1,7 @@
-//! Takes in again what a newer version wrote and this one reads: after an upgrade that undoes a downgrade.
+//! Imports files of a newer version that this version reads: after an upgrade that undoes a downgrade.
 //!
-//! A file of `newer/` becomes a segment at the end of the queue, with new positions. In between it is written whole under
-//! another name; so a crash at any moment leaves all of it, once.
+//! A file of `newer/` becomes a segment at the end of the queue, with new positions. It is written completely
+//! under another name first, so a crash at any moment leaves all of it, exactly once.
 
 use std::io;
 
@@ -9,47 +9,48 @@ use crate::batch::Batch;
 use crate::datagram::Timestamp;
 use crate::limits::POSITIONS_PER_RUN;
 use crate::sequence::{Gap, GapReason, Position, StreamId};
-use crate::spool::age::LastWrite;
-use crate::spool::apart::Formats;
-use crate::spool::disk::{Disk, DiskFile, Entry};
+use crate::spool::disk::{Disk, DiskFile, FileEntry};
+use crate::spool::extent::{Extent, Formats, LastWrite};
+use crate::spool::item::{Damage, Item, Newer};
 use crate::spool::name::{self, NEWER};
-use crate::spool::segment::{NewerSegment, SEGMENT_HEADER_LEN, SegmentHeader};
-use crate::spool::{Begun, Damage, Item, Newer, Piece, SegmentReader, Spool};
+use crate::spool::reader::SegmentReader;
+use crate::spool::segment::{Begun, NewerSegment, SEGMENT_HEADER_LEN, SegmentHeader};
+use crate::spool::state::Spool;
 
 const UNFINISHED: &str = ".taken";
 
-/// What of a file of `newer/` is damaged.
+/// Damage of a file in `newer/`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Broken {
     /// Damaged bytes.
     pub bytes: u64,
-    /// Datagrams that are lost with them. A piece of which nothing tells how many it held counts as one.
+    /// Datagrams that are lost with them. A piece with an unknown number of datagrams counts as one.
     pub datagrams: u64,
-    /// Whether there is such a piece, so that more may be lost.
+    /// True if there is such a piece, so more may be lost.
     pub may_be_more: bool,
 }
 
-/// Why a batch of `newer/` cannot get new positions.
+/// The reason why a batch of `newer/` cannot get new positions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unusable {
+pub enum ImportError {
     /// A key for it is missing.
     NoKey,
-    /// It is not what was encrypted.
+    /// Its ciphertext does not authenticate.
     Damaged,
 }
 
-/// What came of one file of `newer/`.
+/// Result of the import of one file in `newer/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TakenIn {
-    /// It is a segment now, which ends at this position, without what is damaged.
+pub enum Reimported {
+    /// It is a segment now, which ends at this position. Damaged pieces are left out.
     Until(Position, Broken),
-    /// It stays: this must be understood to read it.
+    /// It stays: a reader must know these formats.
     Newer(String),
     /// It stays: the spool has no room for it.
     NoRoom,
     /// It stays: a key for it is missing.
     NoKey,
-    /// Nothing in it can be read: it was moved to `damaged/`.
+    /// It was moved to `damaged/`, because no batch in it is readable.
     Damaged(Broken),
 }
 
@@ -78,7 +79,7 @@ impl BrokenPiece {
         Self { offset, length, first, end: described.end.max(first.plus(1)), may_be_more: !is_all }
     }
 
-    /// How many of its positions are not in `held`.
+    /// The number of its positions that are not in `held`.
     fn lost(&self, held: &[Gap]) -> u64 {
         let (mut at, mut lost) = (self.first, 0);
         for gap in held.iter().filter(|gap| gap.end > self.first && gap.first < self.end) {
@@ -90,8 +91,9 @@ impl BrokenPiece {
 }
 
 impl<D: Disk> Spool<D> {
-    /// The files that a newer version wrote, oldest first, once what a crash left half done is put in order.
-    pub fn newer_files(&mut self) -> io::Result<Vec<Entry>> {
+    /// Returns the files of a newer version, oldest first. Completes or removes files that a crash left
+    /// unfinished.
+    pub fn newer_files(&mut self) -> io::Result<Vec<FileEntry>> {
         let names: Vec<String> = self.disk.list_in(NEWER)?.into_iter().map(|file| file.name).collect();
         for unfinished in names.iter().filter(|name| name.ends_with(UNFINISHED)) {
             let whole = unfinished.strip_suffix(UNFINISHED).unwrap_or(unfinished);
@@ -120,7 +122,7 @@ impl<D: Disk> Spool<D> {
     }
 
     /// The positions that `file` in `newer/` holds, as far as its batches are whole.
-    pub(super) fn held_by(&self, file: &Entry) -> io::Result<Vec<Gap>> {
+    pub(super) fn held_by(&self, file: &FileEntry) -> io::Result<Vec<Gap>> {
         let mut held = Vec::new();
         let Some((from, stream)) = name::parse_newer(&file.name) else { return Ok(held) };
         let (mut reader, _) = self.newer_reader(file, from, stream)?;
@@ -138,7 +140,7 @@ impl<D: Disk> Spool<D> {
     /// A reader of `file` in `newer/`, which counts from position `from` on, and the header of the file.
     fn newer_reader(
         &self,
-        file: &Entry,
+        file: &FileEntry,
         from: Position,
         stream: StreamId,
     ) -> io::Result<(SegmentReader<D::File>, Option<SegmentHeader>)> {
@@ -151,8 +153,9 @@ impl<D: Disk> Spool<D> {
         Ok((reader, SegmentHeader::parse(&start)))
     }
 
-    /// Counts what is lost with the `pieces` of `file`: what other files of `newer/` hold of their positions is not.
-    fn count_pieces(&self, file: &Entry, pieces: &[BrokenPiece]) -> io::Result<Broken> {
+    /// Counts the datagrams lost with the `pieces` of `file`. Positions in other files of `newer/` are not
+    /// lost.
+    fn count_pieces(&self, file: &FileEntry, pieces: &[BrokenPiece]) -> io::Result<Broken> {
         let mut held = Vec::new();
         if !pieces.is_empty() {
             let stream = name::parse_newer(&file.name).map(|(_, stream)| stream);
@@ -174,29 +177,29 @@ impl<D: Disk> Spool<D> {
     }
 
     /// Keeps copies of the damaged `pieces` of `file`.
-    fn copy_pieces(&mut self, file: &Entry, pieces: &[BrokenPiece]) {
+    fn copy_pieces(&mut self, file: &FileEntry, pieces: &[BrokenPiece]) {
         for piece in pieces {
-            if let Err(error) = self.set_aside_of(&file.name, piece.offset, piece.length) {
+            if let Err(error) = self.copy_damaged_of(&file.name, piece.offset, piece.length) {
                 tracing::warn!(%error, "cannot keep a copy of the damaged piece of {:?}: {error}", file.name);
             }
         }
     }
 
-    /// Takes `file` in as the segment that starts at `next`, where the spool ends. `renumber` makes of a batch of the
-    /// given stream one of this stream at the given position.
-    pub fn take_in(
+    /// Imports `file` as the segment that starts at `next`, where the spool ends. `renumber` makes of a batch
+    /// of the given stream one of this stream at the given position.
+    pub fn reimport(
         &mut self,
-        file: &Entry,
+        file: &FileEntry,
         next: Position,
-        renumber: impl FnMut(StreamId, &Batch, Position) -> Result<Batch, Unusable>,
-    ) -> io::Result<TakenIn> {
-        let Some((from, stream)) = name::parse_newer(&file.name) else { return Ok(TakenIn::NoKey) };
+        renumber: impl FnMut(StreamId, &Batch, Position) -> Result<Batch, ImportError>,
+    ) -> io::Result<Reimported> {
+        let Some((from, stream)) = name::parse_newer(&file.name) else { return Ok(Reimported::NoKey) };
         if self.room()?.bytes < file.size || self.is_place_taken(next) {
-            return Ok(TakenIn::NoRoom);
+            return Ok(Reimported::NoRoom);
         }
         let (mut reader, header) = self.newer_reader(file, from, stream)?;
         let unfinished = format!("{}{UNFINISHED}", file.name);
-        let mut copy = Copy {
+        let mut copy = Renumbering {
             file: self.disk.create(&unfinished)?,
             size: 0,
             end: next,
@@ -218,7 +221,7 @@ impl<D: Disk> Spool<D> {
                 self.disk.rename(&file.name, &file.name.replacen(NEWER, name::DAMAGED, 1))?;
                 self.bound_damaged();
                 self.count_newer();
-                Ok(TakenIn::Damaged(broken))
+                Ok(Reimported::Damaged(broken))
             }
             None => {
                 copy.file.sync()?;
@@ -227,19 +230,19 @@ impl<D: Disk> Spool<D> {
                 self.disk.remove(&file.name)?;
                 self.disk.rename(&unfinished, &name::segment(next))?;
                 self.names_unsynced = true;
-                let Copy { size, end, newest, .. } = copy;
+                let Renumbering { size, end, newest, .. } = copy;
                 let written = LastWrite::Earlier(newest);
-                self.pieces.insert(next, Piece::Segment { end, size, written, formats: Formats::Own });
+                self.extents.insert(next, Extent::Segment { end, size, written, formats: Formats::Own });
                 self.size += size;
                 self.count_newer();
-                Ok(TakenIn::Until(end, broken))
+                Ok(Reimported::Until(end, broken))
             }
         }
     }
 }
 
 /// A segment in the making.
-struct Copy<F> {
+struct Renumbering<F> {
     file: F,
     size: u64,
     end: Position,
@@ -247,20 +250,20 @@ struct Copy<F> {
     broken: Vec<BrokenPiece>,
 }
 
-impl<F: DiskFile> Copy<F> {
+impl<F: DiskFile> Renumbering<F> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_at(bytes, self.size)?;
         self.size += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         Ok(())
     }
 
-    /// Writes what `reader` gives, under new positions. Returns why the file stays as it is, if it does.
+    /// Writes the batches of `reader` with new positions. Returns why the file stays as it is, if it does.
     fn fill(
         &mut self,
         reader: &mut SegmentReader<F>,
         stream: StreamId,
-        mut renumber: impl FnMut(StreamId, &Batch, Position) -> Result<Batch, Unusable>,
-    ) -> io::Result<Option<TakenIn>> {
+        mut renumber: impl FnMut(StreamId, &Batch, Position) -> Result<Batch, ImportError>,
+    ) -> io::Result<Option<Reimported>> {
         while let Some(item) = reader.next_item()? {
             match item {
                 Item::Batch(batch) => match renumber(stream, &batch, self.end) {
@@ -269,10 +272,10 @@ impl<F: DiskFile> Copy<F> {
                         self.end = batch.end();
                         self.newest = self.newest.max(batch.latest());
                     }
-                    Err(Unusable::NoKey) => return Ok(Some(TakenIn::NoKey)),
-                    Err(Unusable::Damaged) => self.broken.push(whole(&batch, reader.offset())),
+                    Err(ImportError::NoKey) => return Ok(Some(Reimported::NoKey)),
+                    Err(ImportError::Damaged) => self.broken.push(whole(&batch, reader.offset())),
                 },
-                Item::Newer(Newer { needs, .. }) => return Ok(Some(TakenIn::Newer(needs))),
+                Item::Newer(Newer { needs, .. }) => return Ok(Some(Reimported::Newer(needs))),
                 // Between two pieces of one segment, or behind the last one, nothing is missing.
                 Item::Damage(damage) if damage.length == 0 => {}
                 Item::Damage(damage) => self.broken.push(BrokenPiece::of(damage, reader)),
