@@ -1,4 +1,4 @@
-//! What ingest counts beside the queue's own counts: exporters, and what each socket lost.
+//! The counters of ingest, in addition to those of the queue: exporters, and the losses of each socket.
 
 use core::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -12,30 +12,31 @@ use nf_transport_core::netflow::ExporterTable;
 
 use crate::host::{CountTable, boot_clock, locked};
 use crate::limits::{DENIED_SHOWN, DROPPED_SHOWN};
-use crate::sender::queue::holdings::{Shares, share_out};
+use crate::sender::queue::holdings::{Shares, divide_loss};
 
-/// Counts of ingest, from the start of the process. Shared with the status and the log.
+/// The counters of ingest since the start of the process, shared with status and log.
 #[derive(Debug)]
 pub(crate) struct IngestCounters {
     exporters: Mutex<ExporterTable>,
     sockets: Vec<SocketCounters>,
-    /// By exporter, and by the socket that it sent to.
+    /// Denied datagrams by exporter and by the socket that received them.
     denied_exporters: Mutex<CountTable<DeniedKey>>,
-    /// Datagrams of the queue that were dropped, as the spool was full or they were too old.
+    /// Queued datagrams that were dropped because the spool was full or they were too old.
     dropped_exporters: Mutex<CountTable<IpAddr>>,
-    /// Those of them whose exporters are not known, and how many of these are in the log.
+    /// Dropped datagrams of unknown exporters.
     dropped_unknown: AtomicU64,
+    /// The part of them that is in the log already.
     logged_unknown: AtomicU64,
 }
 
-/// An exporter that is denied, and the place of the socket that it sends to.
+/// A denied exporter and the index of the socket that received its datagrams.
 pub(crate) type DeniedKey = (ExporterAddress, usize);
 
 /// The address of an exporter, with the interface to which it is local.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ExporterAddress {
     pub(crate) ip: IpAddr,
-    /// The index of the interface of a link-local address; else 0.
+    /// The index of the interface of a link-local address; otherwise 0.
     pub(crate) interface: u32,
 }
 
@@ -52,12 +53,12 @@ impl fmt::Display for ExporterAddress {
     }
 }
 
-/// What a socket lost.
+/// The losses of a socket.
 #[derive(Debug)]
 pub(crate) struct SocketCounters {
-    /// Where it listens.
+    /// The local address.
     pub(crate) address: SocketAddr,
-    /// How many datagrams the kernel has dropped since the first one that this process took.
+    /// Datagrams that the kernel has dropped since this process received its first one.
     kernel_drops: AtomicU64,
     denied: AtomicU64,
 }
@@ -73,14 +74,14 @@ impl SocketCounters {
         self.denied.load(Ordering::Relaxed)
     }
 
-    /// Notes that the kernel has dropped so many in all.
+    /// Notes the total number of kernel drops.
     pub(crate) fn note_kernel_drops(&self, total: u64) {
         self.kernel_drops.fetch_max(total, Ordering::Relaxed);
     }
 }
 
 impl IngestCounters {
-    /// A counters of sockets that listen at these addresses.
+    /// Creates the counters of sockets with these local addresses.
     pub(crate) fn new(sockets: impl IntoIterator<Item = SocketAddr>) -> Self {
         let socket =
             |address| SocketCounters { address, kernel_drops: AtomicU64::new(0), denied: AtomicU64::new(0) };
@@ -94,17 +95,17 @@ impl IngestCounters {
         }
     }
 
-    /// The exporters heard so far.
+    /// The exporters seen so far.
     pub(crate) fn exporters(&self) -> MutexGuard<'_, ExporterTable> {
         locked(&self.exporters)
     }
 
-    /// The sockets, in the order of their places.
+    /// The sockets by index.
     pub(crate) fn sockets(&self) -> &[SocketCounters] {
         &self.sockets
     }
 
-    /// Notes a datagram of `exporter` that is denied.
+    /// Notes a denied datagram of `exporter`.
     pub(crate) fn note_denied(&self, exporter: SocketAddr, socket: usize, now: BootTime) {
         self.denied_exporters().add((exporter.into(), socket), 1, now);
         if let Some(socket) = self.sockets.get(socket) {
@@ -117,30 +118,30 @@ impl IngestCounters {
         self.sockets.iter().map(SocketCounters::denied).sum()
     }
 
-    /// The same by exporter.
+    /// The denied datagrams by exporter and socket.
     pub(crate) fn denied_exporters(&self) -> MutexGuard<'_, CountTable<DeniedKey>> {
         locked(&self.denied_exporters)
     }
 
-    /// Notes whose datagrams of the queue were dropped, and how many of each.
+    /// Notes dropped datagrams of the queue, by exporter.
     pub(crate) fn note_dropped(&self, exporters: impl Iterator<Item = (IpAddr, u64)>, now: BootTime) {
         let mut dropped = self.dropped_exporters();
         exporters.for_each(|(exporter, count)| dropped.add(exporter, count, now));
     }
 
-    /// Notes that `count` datagrams of those that held `shares` were dropped.
+    /// Notes that `count` datagrams were dropped from data in which the exporters held `shares`.
     pub(crate) fn note_dropped_shares(&self, count: u64, shares: &Shares) {
-        let (exporters, unknown) = share_out(count, shares);
+        let (exporters, unknown) = divide_loss(count, shares);
         self.note_dropped(exporters.into_iter(), boot_clock());
         self.dropped_unknown.fetch_add(unknown, Ordering::Relaxed);
     }
 
-    /// Datagrams of the queue that were dropped and whose exporters are not known: no time was left to read them.
+    /// Queued datagrams of unknown exporters that were dropped before they could be read.
     pub(crate) fn dropped_unknown(&self) -> u64 {
         self.dropped_unknown.load(Ordering::Relaxed)
     }
 
-    /// Those since the last log line.
+    /// Returns the number of those since the last call, for the log.
     pub(crate) fn take_unlogged_unknown(&self) -> u64 {
         let all = self.dropped_unknown();
         all.saturating_sub(self.logged_unknown.swap(all, Ordering::Relaxed))
@@ -155,7 +156,7 @@ impl IngestCounters {
         self.note_dropped(records.iter().map(|datagram| (datagram.exporter.ip(), 1)), boot_clock());
     }
 
-    /// Datagrams of the queue that were dropped, by exporter.
+    /// Queued datagrams that were dropped, by exporter.
     pub(crate) fn dropped_exporters(&self) -> MutexGuard<'_, CountTable<IpAddr>> {
         locked(&self.dropped_exporters)
     }

@@ -1,4 +1,4 @@
-//! Logs what is lost before it reaches the queue: dropped by the kernel, or denied.
+//! Logs datagrams that are lost before the queue: dropped by the kernel, or denied.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use crate::host::systemd::messages::sender;
 use crate::sender::ingest::counters::{ExporterAddress, IngestCounters, SocketCounters};
 use crate::status::{count_of, name_first};
 
-/// How much of each count is in the log.
+/// The part of each counter that is in the log already.
 #[derive(Debug)]
 pub(crate) struct LossLog {
     sockets: Vec<SocketLog>,
@@ -24,12 +24,12 @@ impl LossLog {
         Self { sockets: counters.sockets().iter().map(|_| SocketLog::default()).collect() }
     }
 
-    /// To be called once a second.
+    /// Logs new losses. The caller calls it once a second.
     pub(crate) fn poll(&mut self, counters: &IngestCounters) {
         self.log(counters, CountLog::due);
     }
 
-    /// Logs what is not in the log yet: for the end of the run.
+    /// Logs the rest at the end of the run.
     pub(crate) fn finish(mut self, counters: &IngestCounters) {
         self.log(counters, CountLog::rest);
     }
@@ -54,8 +54,8 @@ fn log_kernel_drops(socket: &SocketCounters, count: u64) {
         message_id = sender::KERNEL_DROPS,
         socket = %address,
         datagrams = count,
-        "the kernel dropped {} at {address}: the receive buffer was full; they are lost. Give nf-sender more processor \
-         time, or raise ReceiveBuffer= of nf-sender.socket",
+        "the kernel dropped {} at {address}: the receive buffer was full; they are lost. Give nf-sender \
+         more processor time, or raise ReceiveBuffer= of nf-sender.socket",
         count_of(count, "datagram")
     );
 }
@@ -67,8 +67,8 @@ fn log_denied(socket: &SocketCounters, count: u64, exporters: impl Iterator<Item
         socket = %address,
         datagrams = count,
         exporters,
-        "denied {} at {address}, from {exporters}: 'allow' does not name the exporter, or the datagram is longer than \
-         65,507 bytes",
+        "denied {} at {address}, from {exporters}: the exporter is not in 'allow', or the datagram is longer \
+         than 65,507 bytes; they are lost. Add the exporters to 'allow' if they are yours",
         count_of(count, "datagram")
     );
 }

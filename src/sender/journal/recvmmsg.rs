@@ -40,7 +40,7 @@ pub(crate) fn kernel_drops(socket: impl AsFd) -> Option<u32> {
     // struct sk_meminfo of <linux/sock_diag.h>: SK_MEMINFO_DROPS is the last of nine.
     let mut figures = [0_u32; 9];
     let mut length = libc::socklen_t::try_from(size_of_val(&figures)).ok()?;
-    // SAFETY: `figures` lives through the call and is as long as `length` says.
+    // SAFETY: `figures` outlives the call and has `length` bytes.
     let outcome = unsafe {
         libc::getsockopt(
             socket.as_fd().as_raw_fd(),
@@ -57,7 +57,7 @@ pub(crate) fn kernel_drops(socket: impl AsFd) -> Option<u32> {
 fn turn_on(socket: &impl AsFd, level: c_int, option: c_int) -> io::Result<()> {
     let on: c_int = 1;
     let length = libc::socklen_t::try_from(size_of::<c_int>()).unwrap_or_default();
-    // SAFETY: `on` lives through the call and is as long as `length` says.
+    // SAFETY: `on` outlives the call and has `length` bytes.
     let outcome = unsafe {
         libc::setsockopt(socket.as_fd().as_raw_fd(), level, option, (&raw const on).cast(), length)
     };

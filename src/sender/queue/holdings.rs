@@ -1,6 +1,6 @@
-//! Bytes and datagrams that each exporter has in the spool, by segment.
+//! The bytes and datagrams of each exporter in the spool, by segment.
 //!
-//! Bytes are bytes on disk: those of a batch are shared out among its datagrams by their lengths.
+//! Bytes are bytes on disk: those of a batch are divided among its datagrams by their lengths.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use nf_transport_core::sequence::Position;
 
 use crate::limits::HOLDINGS_MAX;
 
-/// What one exporter holds, or lost.
+/// The datagrams and bytes that one exporter holds or lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Holding {
     pub(crate) datagrams: u64,
@@ -19,7 +19,7 @@ pub(crate) struct Holding {
 }
 
 impl Holding {
-    /// What `datagram` takes of `batch`, which takes `length` bytes on disk.
+    /// Returns the share of `datagram` in `batch`, which occupies `length` bytes on disk.
     pub(crate) fn of(datagram: &Datagram<'_>, batch: &Batch, length: u64) -> Self {
         let record = u64::try_from(record_len(datagram)).unwrap_or(u64::MAX);
         let records_len = u64::from(batch.header().records_len).max(1);
@@ -27,12 +27,12 @@ impl Holding {
     }
 }
 
-/// What each exporter holds of something.
+/// The holdings of all exporters in a batch, a segment or the spool.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Shares(HashMap<IpAddr, Holding>);
 
 impl Shares {
-    /// The shares of a batch that takes `length` bytes on disk.
+    /// Computes the shares of a batch that occupies `length` bytes on disk.
     pub(crate) fn of(batch: &Batch, length: u64) -> Result<Self, BatchError> {
         let mut shares = Self::default();
         for datagram in batch.records()?.iter() {
@@ -51,7 +51,7 @@ impl Shares {
         others.iter().for_each(|(exporter, held)| self.add(exporter, held));
     }
 
-    /// Takes `others` away, which are part of this.
+    /// Subtracts `others`, which are part of this.
     pub(crate) fn remove_all(&mut self, others: &Self) {
         for (exporter, less) in others.iter() {
             if let Some(held) = self.0.get_mut(&exporter) {
@@ -68,19 +68,21 @@ impl Shares {
         self.0.iter().map(|(exporter, held)| (*exporter, *held))
     }
 
-    /// What `exporter` holds.
+    /// Returns the holding of `exporter`.
     pub(crate) fn get(&self, exporter: IpAddr) -> Holding {
         self.0.get(&exporter).copied().unwrap_or_default()
     }
 
-    /// How many exporters hold something.
+    /// Returns the number of exporters that hold something.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 }
 
-/// The highest level to which all larger holders can be cut down so that `bytes` become free. Holders at or below it lose nothing.
-/// `largest_first` is what each holds.
+/// Returns the highest level to which all larger holders can be cut down so that `bytes` become free. Holders
+/// at or below it lose nothing. `largest_first` are the total bytes of each exporter.
+///
+/// Returns 0 if all of them hold less than `bytes`, and `u64::MAX` if `bytes` is 0.
 pub(crate) fn level(largest_first: &[u64], bytes: u64) -> u64 {
     if bytes == 0 {
         return u64::MAX;
@@ -90,7 +92,7 @@ pub(crate) fn level(largest_first: &[u64], bytes: u64) -> u64 {
     for (held, next) in largest_first.iter().zip(following) {
         sum = sum.saturating_add(*held);
         holders += 1;
-        // Cut down to the next one, these free as much as wanted.
+        // These holders, cut down to the next one, free enough.
         if sum.saturating_sub(next.saturating_mul(holders)) >= bytes {
             return (sum - bytes) / holders;
         }
@@ -98,9 +100,9 @@ pub(crate) fn level(largest_first: &[u64], bytes: u64) -> u64 {
     0
 }
 
-/// Shares out `count` lost datagrams among those that held `shares`. If they held more than `count`, each counts by its part.
-/// Returns how many are of unknown exporters, as well.
-pub(crate) fn share_out(count: u64, shares: &Shares) -> (Vec<(IpAddr, u64)>, u64) {
+/// Divides `count` lost datagrams among the exporters that held `shares`. If they held more than `count`, each
+/// loses in proportion to its share. Also returns the number of datagrams of unknown exporters.
+pub(crate) fn divide_loss(count: u64, shares: &Shares) -> (Vec<(IpAddr, u64)>, u64) {
     let mut held: Vec<(IpAddr, u64)> =
         shares.iter().map(|(exporter, held)| (exporter, held.datagrams)).collect();
     held.sort_unstable_by_key(|(exporter, datagrams)| (core::cmp::Reverse(*datagrams), *exporter));
@@ -108,7 +110,7 @@ pub(crate) fn share_out(count: u64, shares: &Shares) -> (Vec<(IpAddr, u64)>, u64
     if total <= count {
         return (held, count - total);
     }
-    // The parts up to each one are rounded together, so that all of them are `count`.
+    // Each cumulative sum is rounded, not each part. So the parts add up to `count`.
     let part = |datagrams: u64| u128::from(datagrams) * u128::from(count) / u128::from(total.max(1));
     let (mut sum, mut given) = (0, 0);
     for (_, datagrams) in &mut held {
@@ -121,34 +123,40 @@ pub(crate) fn share_out(count: u64, shares: &Shares) -> (Vec<(IpAddr, u64)>, u64
     (held, 0)
 }
 
-/// What each exporter holds in each segment, and in all.
+/// The holdings of all exporters by segment and in total.
 #[derive(Debug, Default)]
 pub(crate) struct Holdings {
     segments: BTreeMap<Position, Shares>,
+    /// The total of all known segments.
     totals: Shares,
-    /// Rows of all segments together: at most `HOLDINGS_MAX`, beyond which segments are not known.
+    /// The rows of all segments together: at most `HOLDINGS_MAX`. Further segments are unknown.
     rows: usize,
 }
 
 impl Holdings {
-    /// What all known segments hold together.
-    pub(crate) fn totals(&self) -> &Shares {
-        &self.totals
-    }
-
-    /// What each exporter holds in all, largest first.
+    /// Returns the total bytes of each exporter, largest first.
     pub(crate) fn largest_first(&self) -> Vec<u64> {
         let mut held: Vec<u64> = self.totals.iter().map(|(_, holding)| holding.bytes).collect();
         held.sort_unstable_by_key(|bytes| core::cmp::Reverse(*bytes));
         held
     }
 
-    /// What is held in the segment that starts at `first`, if that is known.
+    /// Returns the bytes that `exporter` may lose at `level`.
+    pub(crate) fn budget(&self, exporter: IpAddr, level: u64) -> u64 {
+        self.totals.get(exporter).bytes.saturating_sub(level)
+    }
+
+    /// Returns the bytes of `shares` that may be dropped at `level`.
+    pub(crate) fn droppable(&self, shares: &Shares, level: u64) -> u64 {
+        shares.iter().map(|(exporter, held)| self.budget(exporter, level).min(held.bytes)).sum()
+    }
+
+    /// Returns the holdings in the segment that starts at `first`, if known.
     pub(crate) fn of_segment(&self, first: Position) -> Option<&Shares> {
         self.segments.get(&first)
     }
 
-    /// The segment that starts at `first` holds `shares`, and nothing else.
+    /// Sets the holdings of the segment that starts at `first`.
     pub(crate) fn set(&mut self, first: Position, shares: Shares) {
         self.take(first);
         if self.rows + shares.len() <= HOLDINGS_MAX {
@@ -158,7 +166,7 @@ impl Holdings {
         }
     }
 
-    /// The segment that starts at `first`, and holds what is known of it, got `more`.
+    /// Adds `more` to the segment that starts at `first`, if its holdings are known.
     pub(crate) fn append(&mut self, first: Position, more: &Shares) {
         let Some(shares) = self.segments.get_mut(&first) else { return };
         let before = shares.len();
@@ -170,7 +178,8 @@ impl Holdings {
         }
     }
 
-    /// The segment that starts at `first` is gone, or nothing is known of it any more. Returns what it held.
+    /// Removes the segment that starts at `first`, which was dropped or is not known any more. Returns its
+    /// holdings.
     pub(crate) fn take(&mut self, first: Position) -> Option<Shares> {
         let shares = self.segments.remove(&first)?;
         self.totals.remove_all(&shares);
@@ -178,7 +187,7 @@ impl Holdings {
         Some(shares)
     }
 
-    /// Segments below `position` are gone.
+    /// Forgets the segments below `position`.
     pub(crate) fn forget_below(&mut self, position: Position) {
         while let Some((first, _)) = self.segments.first_key_value().filter(|(first, _)| **first < position) {
             let first = *first;
@@ -186,7 +195,7 @@ impl Holdings {
         }
     }
 
-    /// Known segments that start in `from..to`.
+    /// Returns the known segments that start in `from..to`.
     pub(crate) fn within(&self, from: Position, to: Position) -> Vec<Position> {
         self.segments.range(from..to.max(from)).map(|(first, _)| *first).collect()
     }
@@ -214,10 +223,10 @@ mod tests {
             (&[100], 0, u64::MAX),
             (&[100], 30, 70),
             (&[100], 200, 0),
-            // The largest alone pays while it is the largest.
+            // Only the largest loses while it is the largest.
             (&[100, 40, 40], 60, 40),
             (&[100, 40, 40], 66, 38),
-            // An exporter just below another one pays nearly as much.
+            // An exporter just below another one loses nearly as much.
             (&[100, 99, 10], 21, 89),
             (&[100, 99, 10], 1, 99),
             (&[25, 25, 25, 25], 20, 20),
@@ -227,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn losses_are_shared_out_whole() {
+    fn shares_of_a_loss_add_up_to_it() {
         let address = |number: u8| IpAddr::from([192, 0, 2, number]);
         let held = shares(&[(1, 60), (2, 30), (3, 10)]);
         for (count, expected, unknown) in [
@@ -238,9 +247,9 @@ mod tests {
             (1, vec![(3, 1)], 0),
         ] {
             let expected = expected.into_iter().map(|(number, count)| (address(number), count)).collect();
-            assert_eq!(share_out(count, &held), (expected, unknown), "{count}");
+            assert_eq!(divide_loss(count, &held), (expected, unknown), "{count}");
         }
-        assert_eq!(share_out(9, &Shares::default()), (vec![], 9));
+        assert_eq!(divide_loss(9, &Shares::default()), (vec![], 9));
     }
 
     proptest! {
@@ -257,8 +266,11 @@ mod tests {
         }
 
         #[test]
-        fn totals_are_what_the_segments_hold(
-            steps in proptest::collection::vec((0_u8..4, 0_u64..6, proptest::collection::vec((0_u8..5, 1_u64..9), 1..5)), 1..60),
+        fn totals_are_the_sum_of_all_segments(
+            steps in proptest::collection::vec(
+                (0_u8..4, 0_u64..6, proptest::collection::vec((0_u8..5, 1_u64..9), 1..5)),
+                1..60,
+            ),
         ) {
             let mut holdings = Holdings::default();
             let mut expected: BTreeMap<u64, Shares> = BTreeMap::new();
@@ -285,7 +297,7 @@ mod tests {
                 for held in expected.values() {
                     totals.add_all(held);
                 }
-                prop_assert_eq!(holdings.totals(), &totals);
+                prop_assert_eq!(&holdings.totals, &totals);
                 prop_assert_eq!(holdings.rows, expected.values().map(Shares::len).sum::<usize>());
                 for segment in 0..6 {
                     prop_assert_eq!(holdings.of_segment(Position(segment)), expected.get(&segment));

@@ -10,12 +10,12 @@ use crate::sender::queue::fair_share::FairShare;
 
 const MIB: u64 = 1 << 20;
 
-/// A spool of so many bytes, in eight segments.
+/// A spool of `max_size` bytes in eight segments.
 fn small(max_size: u64) -> Policy {
     Policy { max_size, ..policy() }
 }
 
-/// 500 bytes that follow from `seed` and have no pattern.
+/// 500 pseudo-random bytes from `seed`.
 fn noise(seed: u32) -> impl Iterator<Item = u8> {
     (0..125_u64).flat_map(move |word| {
         let mixed = (u64::from(seed) << 32 | word).wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -25,12 +25,12 @@ fn noise(seed: u32) -> impl Iterator<Item = u8> {
 }
 
 /// Exporters that number their datagrams.
-struct Crowd {
+struct NumberedExporters {
     compression: Compression,
     sent: BTreeMap<u8, u32>,
 }
 
-impl Crowd {
+impl NumberedExporters {
     fn new(compression: Compression) -> Self {
         Self { compression, sent: BTreeMap::new() }
     }
@@ -54,7 +54,7 @@ impl Crowd {
         assert_eq!(run.queue.push(batch, &mut run.ring, &Pulse::default()), None);
     }
 
-    /// Exporter 1 sends so many times 50 datagrams, and the `others` one each in between.
+    /// Exporter 1 sends 50 datagrams `times` times, and the `others` one each in between.
     fn flood(&mut self, run: &mut RecoveredRun, times: u32, others: &[u8]) {
         for _ in 0..times {
             let batch: Vec<u8> = [&[1; 25][..], others, &[1; 25]].concat();
@@ -63,7 +63,7 @@ impl Crowd {
     }
 }
 
-/// The numbers of each exporter's datagrams in the queue, in the queue's order.
+/// The numbers of each exporter's datagrams in the queue, in order.
 fn queued(queue: &Arc<Queue>) -> BTreeMap<u8, Vec<u32>> {
     let mut found: BTreeMap<u8, Vec<u32>> = BTreeMap::new();
     let mut take = |batch: &Batch| {
@@ -81,7 +81,7 @@ fn at_once(policy: Policy) -> FlusherSettings {
     FlusherSettings { policy, sync_after: Duration::ZERO }
 }
 
-/// A flusher at work that spools everything at once.
+/// A running flusher that spools everything at once.
 struct Spooling {
     thread: JoinHandle<()>,
     counters: Arc<IngestCounters>,
@@ -100,7 +100,7 @@ impl Spooling {
         Self { thread: std::thread::spawn(move || flusher.run()), counters, queue, settings, gate }
     }
 
-    /// From now on what is spooled is too old. Waits until all of it is dropped.
+    /// Makes everything in the spool too old, and waits until it is dropped.
     fn drop_all(&self, policy: Policy) {
         self.settings.send_replace(at_once(Policy { max_age: Some(Duration::ZERO), ..policy }));
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -110,7 +110,7 @@ impl Spooling {
         }
     }
 
-    /// Waits until all is in the spool.
+    /// Waits until everything is in the spool.
     fn wait(&self) {
         let deadline = Instant::now() + Duration::from_secs(60);
         while !self.queue.inspect().tail.is_empty() {
@@ -142,7 +142,7 @@ fn a_flood_does_not_drop_the_datagrams_of_others() {
         let full = small(4 * MIB);
         let mut run = start(&directory, full);
         let spooling = Spooling::new(&run, full);
-        let mut crowd = Crowd::new(compression);
+        let mut crowd = NumberedExporters::new(compression);
         for _ in 0..100 {
             crowd.push(&mut run, &[2]);
         }
@@ -167,24 +167,24 @@ fn thinned_segments_do_not_pile_up() {
     let full = small(4 * MIB);
     let mut run = start(&directory, full);
     let spooling = Spooling::new(&run, full);
-    let mut crowd = Crowd::new(Compression::None);
+    let mut crowd = NumberedExporters::new(Compression::None);
     // Twenty times as much as the spool holds: 160 segments.
     crowd.flood(&mut run, 1600, &[2]);
     spooling.wait();
     assert_eq!(queued(&run.queue)[&2], all(0..1600));
-    // A thinned segment is joined with the next one until it is a quarter as large as an untouched one. An eighth of the spool is
-    // the size of these, so there are at most 32 thinned ones, and 8 others.
+    // A thinned segment is joined with the next one until it is a quarter as large as an unchanged one. Each
+    // unchanged one is an eighth of the spool. So there are at most 32 thinned and 8 unchanged ones.
     assert!(segments(&directory) <= 40, "{} segments", segments(&directory));
     spooling.stop();
 }
 
 #[test]
-fn exporters_that_hold_alike_lose_alike() {
+fn exporters_with_equal_shares_lose_equally() {
     let directory = tempfile::tempdir().unwrap();
     let full = small(4 * MIB);
     let mut run = start(&directory, full);
     let spooling = Spooling::new(&run, full);
-    let mut crowd = Crowd::new(Compression::None);
+    let mut crowd = NumberedExporters::new(Compression::None);
     for _ in 0..400 {
         crowd.push(&mut run, &[1, 2, 3, 4].repeat(10));
     }
@@ -200,12 +200,12 @@ fn exporters_that_hold_alike_lose_alike() {
 }
 
 #[test]
-fn a_start_goes_on_with_fair_shares() {
+fn fair_shares_survive_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let full = small(8 * MIB);
     let mut run = start(&directory, full);
     let spooling = Spooling::new(&run, full);
-    let mut crowd = Crowd::new(Compression::None);
+    let mut crowd = NumberedExporters::new(Compression::None);
     crowd.flood(&mut run, 300, &[2]);
     spooling.stop();
     let before = run.queue.figures();
@@ -223,14 +223,14 @@ fn a_start_goes_on_with_fair_shares() {
 }
 
 #[test]
-fn data_on_its_way_is_not_dropped() {
+fn data_in_flight_is_not_dropped() {
     let directory = tempfile::tempdir().unwrap();
     let full = small(4 * MIB);
     let mut run = start(&directory, full);
     let spooling = Spooling::new(&run, full);
-    let mut crowd = Crowd::new(Compression::None);
+    let mut crowd = NumberedExporters::new(Compression::None);
     crowd.flood(&mut run, 4, &[2]);
-    // A link sends the first half of that.
+    // The uplink sends the first half of it.
     for position in 0..100 {
         run.queue.next_to_send(Position(position), true);
     }
@@ -245,12 +245,12 @@ fn data_on_its_way_is_not_dropped() {
 }
 
 #[test]
-fn acknowledging_a_thinned_segment_counts_what_it_held() {
+fn acknowledged_thinned_segments_count_once() {
     let directory = tempfile::tempdir().unwrap();
     let full = small(4 * MIB);
     let mut run = start(&directory, full);
     let spooling = Spooling::new(&run, full);
-    Crowd::new(Compression::None).flood(&mut run, 400, &[2]);
+    NumberedExporters::new(Compression::None).flood(&mut run, 400, &[2]);
     spooling.wait();
     let queued = run.queue.figures().queued;
     for position in (0..20_400).step_by(100) {
@@ -263,12 +263,12 @@ fn acknowledging_a_thinned_segment_counts_what_it_held() {
 }
 
 #[test]
-fn spooling_goes_on_while_a_segment_is_thinned() {
+fn spooling_continues_while_a_segment_is_thinned() {
     let directory = tempfile::tempdir().unwrap();
     let full = small(4 * MIB);
     let mut run = start(&directory, full);
     let spooling = Spooling::new(&run, full);
-    let mut crowd = Crowd::new(Compression::None);
+    let mut crowd = NumberedExporters::new(Compression::None);
     let gate = spooling.gate.lock().unwrap();
     // More than the spool and the ring hold together.
     crowd.flood(&mut run, 350, &[2]);
@@ -290,12 +290,12 @@ fn spooling_goes_on_while_a_segment_is_thinned() {
 }
 
 #[test]
-fn a_smaller_max_size_costs_the_largest_holder() {
+fn a_smaller_max_size_drops_from_the_largest() {
     let directory = tempfile::tempdir().unwrap();
     let policy = small(32 * MIB);
     let mut run = start(&directory, policy);
     let spooling = Spooling::new(&run, policy);
-    let mut crowd = Crowd::new(Compression::None);
+    let mut crowd = NumberedExporters::new(Compression::None);
     crowd.flood(&mut run, 500, &[2]);
     spooling.wait();
     spooling.settings.send_replace(at_once(small(4 * MIB)));
@@ -307,13 +307,13 @@ fn a_smaller_max_size_costs_the_largest_holder() {
 }
 
 #[test]
-fn the_largest_pays_first_even_below_a_quarter() {
+fn the_largest_loses_first_even_below_a_quarter() {
     let directory = tempfile::tempdir().unwrap();
     let full = small(4 * MIB);
     let mut run = start(&directory, full);
     let spooling = Spooling::new(&run, full);
-    let mut crowd = Crowd::new(Compression::None);
-    // One sends a fifth, eight others a tenth each: it is less than a quarter, and still the largest.
+    let mut crowd = NumberedExporters::new(Compression::None);
+    // Exporter 1 sends a fifth, eight others a tenth each. A fifth is less than a quarter, but the largest share.
     for _ in 0..500 {
         crowd.push(&mut run, &[1, 2, 3, 4, 5, 1, 6, 7, 8, 9]);
     }
@@ -321,18 +321,18 @@ fn the_largest_pays_first_even_below_a_quarter() {
     let found = queued(&run.queue);
     let of_others: Vec<usize> = (2..10).map(|exporter| found[&exporter].len()).collect();
     let least = *of_others.iter().min().unwrap();
-    // It is cut down to the others, which then lose as it does.
+    // It is cut down to the level of the others, which then lose equally.
     let flooder = found[&1].len();
     assert!(flooder <= 600 && least >= flooder / 4 * 3, "{flooder} and {of_others:?}");
     spooling.stop();
 }
 
 #[test]
-fn drops_of_a_part_of_a_segment_name_exporters() {
+fn drops_of_partly_acknowledged_segments_are_named() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());
     let spooling = Spooling::new(&run, policy());
-    Crowd::new(Compression::None).flood(&mut run, 10, &[2]);
+    NumberedExporters::new(Compression::None).flood(&mut run, 10, &[2]);
     spooling.wait();
     run.queue.acknowledge(Position(51), 0);
     spooling.drop_all(policy());
@@ -348,7 +348,7 @@ fn drops_of_unread_segments_count_as_unknown() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());
     let spooling = Spooling::new(&run, policy());
-    Crowd::new(Compression::None).flood(&mut run, 10, &[2]);
+    NumberedExporters::new(Compression::None).flood(&mut run, 10, &[2]);
     spooling.stop();
     kill(run);
     let run = start(&directory, policy());
@@ -361,12 +361,12 @@ fn drops_of_unread_segments_count_as_unknown() {
 }
 
 #[test]
-fn a_segment_that_was_not_readable_is_read_later() {
+fn an_unreadable_segment_is_retried() {
     let directory = tempfile::tempdir().unwrap();
     let full = small(4 * MIB);
     let mut run = start(&directory, full);
     let spooling = Spooling::new(&run, full);
-    Crowd::new(Compression::None).flood(&mut run, 70, &[2]);
+    NumberedExporters::new(Compression::None).flood(&mut run, 70, &[2]);
     spooling.stop();
     kill(run);
     let run = start(&directory, full);

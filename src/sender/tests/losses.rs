@@ -1,4 +1,4 @@
-//! What is lost at the sockets is counted, with who sent it and where to.
+//! Losses at the sockets are counted by exporter and by socket.
 
 use std::net::{SocketAddr, SocketAddrV6, UdpSocket};
 use std::time::{Duration, Instant};
@@ -73,7 +73,7 @@ fn denied_datagrams_count_by_exporter_and_socket() {
 }
 
 #[test]
-fn denied_link_local_exporters_of_two_links_are_two() {
+fn denied_link_local_exporters_count_by_link() {
     let counters = IngestCounters::new(["[::]:2055".parse().unwrap()]);
     let on = |index| SocketAddrV6::new("fe80::1".parse().unwrap(), 2055, 0, index).into();
     for interface in [2, 3, 3] {

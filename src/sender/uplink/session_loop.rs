@@ -241,7 +241,7 @@ impl<'a> SessionLoop<'a> {
         Ok(())
     }
 
-    /// Checks at intervals whether TCP delivers what was sent.
+    /// Checks at intervals that TCP delivers the sent data.
     fn check_for_stall(&mut self, connection: &Connection) -> Result<(), SessionEnd> {
         let now = Instant::now().into_std();
         if now < self.stall.next_check() || !connection.session.has_unacknowledged() {

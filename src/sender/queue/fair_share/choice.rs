@@ -1,0 +1,136 @@
+//! Chooses the segment that makes room, and the bytes that each exporter loses in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use nf_transport_core::sequence::Position;
+use nf_transport_core::spool::Candidate;
+
+use super::sieve::Budgets;
+use crate::sender::queue::holdings::{Holdings, level};
+
+/// A segment is thinned if an eighth of it may go. The lowest level frees an eighth of all known holdings, so
+/// there is such a segment at that level.
+pub(super) const PARTS: u64 = 8;
+
+/// The number of levels that are tried, from the highest to the lowest.
+const LEVELS: u64 = 32;
+
+/// Exporters are cut down to a quarter below the level.
+const ALIKE_PARTS: u64 = 4;
+
+/// The time for which a segment that could not be read or rewritten is exempt.
+const EXEMPT_FOR: Duration = Duration::from_secs(60);
+
+/// Segments that are not read or thinned.
+#[derive(Debug, Default)]
+pub(super) struct ExemptSegments {
+    /// Segments that are not readable or of which too little could be dropped, and the time of the next try.
+    /// Damaged ones have none.
+    until: BTreeMap<Position, Option<Instant>>,
+    /// Segments that a newer version wrote.
+    newer: BTreeSet<Position>,
+}
+
+impl ExemptSegments {
+    /// Exempts the segment that starts at `first` for a while.
+    pub(super) fn add(&mut self, first: Position, now: Instant) {
+        self.until.insert(first, Some(now + EXEMPT_FOR));
+    }
+
+    /// Exempts the segment that starts at `first` until it changes.
+    pub(super) fn add_for_good(&mut self, first: Position) {
+        self.until.insert(first, None);
+    }
+
+    /// Notes that a newer version wrote the segment that starts at `first`.
+    pub(super) fn add_newer(&mut self, first: Position) {
+        self.newer.insert(first);
+    }
+
+    /// Ends the exemption of a segment that has changed.
+    pub(super) fn remove(&mut self, first: Position) {
+        self.until.remove(&first);
+    }
+
+    /// Ends the exemptions that have expired at `now`.
+    pub(super) fn expire(&mut self, now: Instant) {
+        self.until.retain(|_, until| until.is_none_or(|until| until > now));
+    }
+
+    /// Forgets the segments below `position`.
+    pub(super) fn forget_below(&mut self, position: Position) {
+        self.until = self.until.split_off(&position);
+        self.newer = self.newer.split_off(&position);
+    }
+
+    pub(super) fn contains(&self, first: Position) -> bool {
+        self.until.contains_key(&first) || self.newer.contains(&first)
+    }
+}
+
+/// A segment that makes room.
+#[derive(Debug)]
+pub(super) struct SegmentChoice {
+    pub(super) segment: Candidate,
+    /// The bytes that each exporter may lose; `None` if all of the segment goes.
+    pub(super) budgets: Option<Budgets>,
+}
+
+/// Returns the oldest segment that makes room, at the highest level at which there is one.
+pub(super) fn choose(
+    holdings: &Holdings,
+    exempt: &ExemptSegments,
+    candidates: &[Candidate],
+) -> Option<SegmentChoice> {
+    // The spool moves data of newer versions aside, which makes room as well.
+    if candidates.first().is_some_and(|oldest| exempt.newer.contains(&oldest.first)) {
+        return None;
+    }
+    let of_candidates: u64 = candidates.iter().map(|segment| segment.size).sum();
+    let held = holdings.largest_first();
+    if held.iter().sum::<u64>() < of_candidates / 2 {
+        // After a start the largest holders are not known before half of the spool is.
+        return None;
+    }
+    let step = lowest(&held).div_ceil(LEVELS);
+    let find_at = |number: u64| {
+        let level = level(&held, step.saturating_mul(number));
+        candidates.iter().find_map(|segment| choose_at(holdings, exempt, *segment, level))
+    };
+    let (mut low, mut high) = (0, LEVELS);
+    let mut found = find_at(high);
+    while found.is_some() && high - low > 1 {
+        let middle = u64::midpoint(low, high);
+        match find_at(middle) {
+            None => low = middle,
+            closer => (found, high) = (closer, middle),
+        }
+    }
+    found
+}
+
+/// Returns the budgets of `segment` if an eighth of it may go at `level`.
+fn choose_at(
+    holdings: &Holdings,
+    exempt: &ExemptSegments,
+    segment: Candidate,
+    level: u64,
+) -> Option<SegmentChoice> {
+    let shares = holdings.of_segment(segment.first)?;
+    let may_go = holdings.droppable(shares, level);
+    if exempt.until.contains_key(&segment.first) || may_go < segment.size / PARTS {
+        return None;
+    }
+    // Exporters that hold nearly as much lose alike. Otherwise many would be cut down a little repeatedly.
+    let level = level - level / ALIKE_PARTS;
+    let all_go = shares.iter().all(|(exporter, held)| held.bytes <= holdings.budget(exporter, level));
+    let budgets =
+        || shares.iter().map(|(exporter, _)| (exporter, holdings.budget(exporter, level))).collect();
+    Some(SegmentChoice { segment, budgets: (!all_go).then(budgets) })
+}
+
+/// Returns the bytes that may go at the lowest level, given the total of each exporter.
+pub(super) fn lowest(held: &[u64]) -> u64 {
+    held.iter().sum::<u64>() / PARTS
+}

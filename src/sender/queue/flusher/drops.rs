@@ -1,0 +1,86 @@
+//! Counts and logs the datagrams that the limits of the spool drop.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use nf_transport_core::sequence::{Gap, GapReason};
+
+use crate::host::CountLog;
+use crate::host::systemd::messages::sender;
+use crate::limits::JOURNAL_RING;
+use crate::sender::ingest::counters::IngestCounters;
+use crate::sender::queue::Queue;
+use crate::sender::queue::fair_share::ThinnedLoss;
+use crate::sender::queue::holdings::Shares;
+use crate::sender::queue::state::QueueState;
+use crate::status::{count_of, name_dropped};
+
+/// The account of dropped datagrams.
+#[derive(Debug)]
+pub(super) struct DropAccounts {
+    queue: Arc<Queue>,
+    counters: Arc<IngestCounters>,
+    /// Datagrams dropped since the start.
+    dropped: u64,
+    log: CountLog,
+}
+
+impl DropAccounts {
+    pub(super) fn new(queue: Arc<Queue>, counters: Arc<IngestCounters>) -> Self {
+        Self { queue, counters, dropped: 0, log: CountLog::default() }
+    }
+
+    /// Accounts for datagrams dropped one by one (`thinned`) and with their segments (`dropped`).
+    pub(super) fn account(&mut self, thinned: &[ThinnedLoss], dropped: &[(Gap, Shares)]) {
+        let mut state = self.queue.state();
+        // A segment may be thinned first and then dropped as a whole, so this order matters.
+        for loss in thinned {
+            let count = state.ledger.lose_thinned(loss.thinned);
+            self.counters.note_dropped_shares(count, &loss.shares);
+            self.dropped += count;
+        }
+        for (gap, shares) in dropped {
+            let count = state.ledger.lose(*gap);
+            self.counters.note_dropped_shares(count, shares);
+            self.dropped += count;
+        }
+    }
+
+    /// Drops the oldest batches of a nearly full ring, as the spool rejects them. Batches in flight stay.
+    pub(super) fn drop_from_ring(&mut self, state: &mut QueueState) {
+        if !is_ring_nearly_full(state) {
+            return;
+        }
+        while state.is_pressing()
+            && let Some((entry, _)) = state.tail.front()
+            && state.in_flight <= entry.batch.first()
+        {
+            let (first, end) = (entry.batch.first(), entry.batch.end());
+            self.counters.note_dropped_batch(&entry.batch);
+            self.dropped += state.ledger.lose(Gap { first, end, reason: GapReason::SpoolFull });
+            self.queue.pop_tail(state, end);
+        }
+    }
+
+    /// Logs the number of dropped datagrams, by exporter, if `due`.
+    pub(super) fn log(&mut self, due: fn(&mut CountLog, u64, Instant) -> Option<u64>) {
+        let Some(count) = due(&mut self.log, self.dropped, Instant::now()) else { return };
+        let exporters = name_dropped(
+            self.counters.dropped_exporters().take_unlogged(|_| true),
+            self.counters.take_unlogged_unknown(),
+        );
+        let of = if exporters.is_empty() { String::new() } else { format!(", of {exporters}") };
+        tracing::warn!(
+            message_id = sender::DATAGRAMS_DROPPED,
+            datagrams = count,
+            exporters,
+            "dropped {} by the spool's limits{of}; see 'dropped' in the status",
+            count_of(count, "datagram")
+        );
+    }
+}
+
+/// Returns `true` if more than three quarters of the ring are used.
+pub(super) fn is_ring_nearly_full(state: &QueueState) -> bool {
+    state.tail_bytes() > JOURNAL_RING / 4 * 3
+}

@@ -1,0 +1,87 @@
+//! Decides when the flusher has work.
+
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use nf_transport_core::batch::Batch;
+use nf_transport_core::sequence::{Gap, Position};
+
+use super::Flusher;
+use crate::sender::journal::RingEntry;
+use crate::sender::queue::state::{QueueState, ShutdownStage};
+
+/// The shortest interval at which the flusher checks an empty tail for new batches.
+const TAIL_CHECK_MIN: Duration = Duration::from_millis(1);
+
+/// The work of one round.
+pub(super) struct FlushTask {
+    pub(super) acknowledged: Position,
+    pub(super) stage: ShutdownStage,
+    /// The oldest batch of the tail, if it is due, and the gaps before it.
+    pub(super) spill: Option<(RingEntry, Vec<Gap>)>,
+}
+
+impl FlushTask {
+    /// Returns the task with `batch` in the place of its own batch, if given.
+    pub(super) fn with_batch(&self, batch: Option<Batch>) -> Self {
+        let spill = self
+            .spill
+            .clone()
+            .map(|(entry, gaps)| (RingEntry { batch: batch.unwrap_or(entry.batch), ..entry }, gaps));
+        Self { spill, ..*self }
+    }
+}
+
+impl Flusher {
+    /// Waits until there is work.
+    pub(super) fn wait(&self) -> FlushTask {
+        let mut state = self.queue.state();
+        loop {
+            let now = Instant::now();
+            let due = self.due(&state, now);
+            if due <= now {
+                return self.task(&state, now);
+            }
+            let (woken, _) =
+                self.queue.work.wait_timeout(state, due - now).unwrap_or_else(PoisonError::into_inner);
+            state = woken;
+        }
+    }
+
+    /// Returns the time at which there is work.
+    fn due(&self, state: &QueueState, now: Instant) -> Instant {
+        let spool_has_acknowledged = state.spool.size > 0 && self.is_spool_acknowledged(state);
+        if state.stage == ShutdownStage::Stopped || spool_has_acknowledged {
+            return now;
+        }
+        // A push into an empty tail does not wake this thread.
+        let spill_at = self.spill_at(state, now).unwrap_or(now + self.half.max(TAIL_CHECK_MIN));
+        let sync_at = self.sync.due(self.half);
+        [Some(spill_at), sync_at].into_iter().flatten().fold(self.enforce_at, Instant::min)
+    }
+
+    /// Returns `true` if everything in the spool is acknowledged, so that its files can be removed at once.
+    fn is_spool_acknowledged(&self, state: &QueueState) -> bool {
+        self.spool_end.is_some_and(|end| end <= state.ledger.acknowledged())
+    }
+
+    /// Returns the time at which the oldest batch of the tail moves to the spool.
+    fn spill_at(&self, state: &QueueState, now: Instant) -> Option<Instant> {
+        let (_, since) = state.tail.front()?;
+        let hurry = state.stage > ShutdownStage::Running || state.is_pressing();
+        let wanted = if hurry { now } else { *since + self.half };
+        let is_at_once = state.stage == ShutdownStage::Stopped || (self.is_holding && state.is_pressing());
+        let retry_at = self.retry_at.filter(|_| !is_at_once);
+        Some(retry_at.map_or(wanted, |retry| wanted.max(retry)))
+    }
+
+    fn task(&self, state: &QueueState, now: Instant) -> FlushTask {
+        let is_due = self.spill_at(state, now).is_some_and(|at| at <= now);
+        let acknowledged = state.ledger.acknowledged();
+        let spill = state.tail.front().filter(|_| is_due).map(|(entry, _)| {
+            let from = self.spool_end.unwrap_or(entry.batch.first()).max(acknowledged);
+            (entry.clone(), state.ledger.gaps_within(from, entry.batch.first()).collect())
+        });
+        FlushTask { acknowledged, stage: state.stage, spill }
+    }
+}
