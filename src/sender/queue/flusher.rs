@@ -8,6 +8,7 @@
 mod drops;
 mod log;
 mod sync;
+mod task;
 mod timing;
 
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use tokio::sync::watch;
 use self::drops::{DropAccounts, is_ring_nearly_full};
 use self::log::FlusherLog;
 use self::sync::SpoolSync;
-use self::timing::FlushTask;
+use self::task::FlushTask;
 use crate::host::{CountLog, Pulse, both_clocks};
 use crate::sender::ingest::counters::IngestCounters;
 use crate::sender::queue::Queue;
