@@ -8,6 +8,7 @@
 mod drops;
 mod log;
 mod sync;
+mod task;
 mod timing;
 
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use tokio::sync::watch;
 use self::drops::{DropAccounts, is_ring_nearly_full};
 use self::log::FlusherLog;
 use self::sync::SpoolSync;
-use self::timing::FlushTask;
+use self::task::FlushTask;
 use crate::host::{CountLog, Pulse, both_clocks};
 use crate::sender::ingest::counters::IngestCounters;
 use crate::sender::queue::Queue;
@@ -184,8 +185,8 @@ impl Flusher {
                 sifted = Some(batch);
                 lost.push(loss);
             }
-            // The batch waits for the running thinning, which drops data of the largest holders only. Dropping
-            // the oldest segment instead would drop data of all its exporters.
+            // The batch waits for the running thinning, which drops data of the largest holders only.
+            // Dropping the oldest segment instead would drop data of all its exporters.
             let length = sealed.as_ref().and_then(|sealed| sealed.as_ref().ok()).map_or(0, batch_len);
             is_awaited = spool.size().saturating_add(length) > spool.max_size().max(max_size);
         }

@@ -3,34 +3,12 @@
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use nf_transport_core::batch::Batch;
-use nf_transport_core::sequence::{Gap, Position};
-
 use super::Flusher;
-use crate::sender::journal::RingEntry;
+use super::task::FlushTask;
 use crate::sender::queue::state::{QueueState, ShutdownStage};
 
 /// The shortest interval at which the flusher checks an empty tail for new batches.
 const TAIL_CHECK_MIN: Duration = Duration::from_millis(1);
-
-/// The work of one round.
-pub(super) struct FlushTask {
-    pub(super) acknowledged: Position,
-    pub(super) stage: ShutdownStage,
-    /// The oldest batch of the tail, if it is due, and the gaps before it.
-    pub(super) spill: Option<(RingEntry, Vec<Gap>)>,
-}
-
-impl FlushTask {
-    /// Returns the task with `batch` in the place of its own batch, if given.
-    pub(super) fn with_batch(&self, batch: Option<Batch>) -> Self {
-        let spill = self
-            .spill
-            .clone()
-            .map(|(entry, gaps)| (RingEntry { batch: batch.unwrap_or(entry.batch), ..entry }, gaps));
-        Self { spill, ..*self }
-    }
-}
 
 impl Flusher {
     /// Waits until there is work.
