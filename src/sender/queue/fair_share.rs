@@ -184,8 +184,8 @@ impl FairShare {
         self.work.is_some() || self.prepared.is_some()
     }
 
-    /// Makes room for `wanted` bytes within `max-size`, as far as this is possible fairly and at once. Returns
-    /// the datagrams that were dropped one by one. The spool itself accounts for whole segments.
+    /// Makes room for `wanted` bytes within `max-size`, as far as this is possible fairly and at once.
+    /// Returns the datagrams that were dropped one by one. The spool itself accounts for whole segments.
     pub(crate) fn make_room(
         &mut self,
         spool: &mut Spool<Directory>,
@@ -233,8 +233,8 @@ impl FairShare {
             return;
         }
         self.exempt.expire(now);
-        // Learning and thinning alternate: after a start with a full spool, thinnings do not wait until all of
-        // it was read.
+        // Learning and thinning alternate: after a start with a full spool, thinnings do not wait until all
+        // of it was read.
         let may_thin = may_thin && is_nearly_full;
         let is_started = may_thin && self.has_learned && self.start_thinning(spool, in_flight);
         if !is_started && !self.start_learning(spool, in_flight) && may_thin {
@@ -318,7 +318,8 @@ impl FairShare {
         let shares = Shares::of(batch, length).ok()?;
         let held = self.holdings.largest_first();
         let most = lowest(&held);
-        // The highest level at which half of the batch goes. The lowest level once half of the reserve is used.
+        // The highest level at which half of the batch goes. The lowest level once half of the reserve is
+        // used.
         let is_short = spool.excess(length.saturating_add(spool.max_size() / (2 * RESERVE_PARTS))) > 0;
         let mut wanted = if is_short { most } else { length };
         let level = loop {

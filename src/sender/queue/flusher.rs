@@ -185,8 +185,8 @@ impl Flusher {
                 sifted = Some(batch);
                 lost.push(loss);
             }
-            // The batch waits for the running thinning, which drops data of the largest holders only. Dropping
-            // the oldest segment instead would drop data of all its exporters.
+            // The batch waits for the running thinning, which drops data of the largest holders only.
+            // Dropping the oldest segment instead would drop data of all its exporters.
             let length = sealed.as_ref().and_then(|sealed| sealed.as_ref().ok()).map_or(0, batch_len);
             is_awaited = spool.size().saturating_add(length) > spool.max_size().max(max_size);
         }

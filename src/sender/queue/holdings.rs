@@ -100,8 +100,8 @@ pub(crate) fn level(largest_first: &[u64], bytes: u64) -> u64 {
     0
 }
 
-/// Divides `count` lost datagrams among the exporters that held `shares`. If they held more than `count`, each
-/// loses in proportion to its share. Also returns the number of datagrams of unknown exporters.
+/// Divides `count` lost datagrams among the exporters that held `shares`. If they held more than `count`,
+/// each loses in proportion to its share. Also returns the number of datagrams of unknown exporters.
 pub(crate) fn divide_loss(count: u64, shares: &Shares) -> (Vec<(IpAddr, u64)>, u64) {
     let mut held: Vec<(IpAddr, u64)> =
         shares.iter().map(|(exporter, held)| (exporter, held.datagrams)).collect();

@@ -313,7 +313,8 @@ fn the_largest_loses_first_even_below_a_quarter() {
     let mut run = start(&directory, full);
     let spooling = Spooling::new(&run, full);
     let mut crowd = NumberedExporters::new(Compression::None);
-    // Exporter 1 sends a fifth, eight others a tenth each. A fifth is less than a quarter, but the largest share.
+    // Exporter 1 sends a fifth, eight others a tenth each. A fifth is less than a quarter, but the largest
+    // share.
     for _ in 0..500 {
         crowd.push(&mut run, &[1, 2, 3, 4, 5, 1, 6, 7, 8, 9]);
     }
@@ -328,7 +329,7 @@ fn the_largest_loses_first_even_below_a_quarter() {
 }
 
 #[test]
-fn drops_of_partly_acknowledged_segments_are_named() {
+fn partly_acknowledged_drops_name_exporters() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());
     let spooling = Spooling::new(&run, policy());

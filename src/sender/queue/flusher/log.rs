@@ -35,8 +35,8 @@ impl FlusherLog {
             AppendError::Full => tracing::warn!(
                 message_id = sender::SPOOL_FULL,
                 held_back,
-                "spool full: {}. Datagrams stay in memory while there is room, then the {} are dropped. Raise \
-                 spool.max-size{}",
+                "spool full: {}. Datagrams stay in memory while there is room, then the {} are dropped. \
+                 Raise spool.max-size{}",
                 max_size_reached(figures),
                 if when_full == WhenFull::DropOldest { "oldest" } else { "newest" },
                 Suppressed(held_back)
@@ -45,8 +45,8 @@ impl FlusherLog {
                 message_id = sender::SPOOL_FULL,
                 %error,
                 held_back,
-                "spool full: no room on its disk: {error}. Datagrams stay in memory while there is room, then \
-                 the newest are dropped. Free space on the disk or lower spool.min-free{}",
+                "spool full: no room on its disk: {error}. Datagrams stay in memory while there is room, \
+                 then the newest are dropped. Free space on the disk or lower spool.min-free{}",
                 Suppressed(held_back)
             ),
             AppendError::Disk(error) => {

@@ -6,7 +6,7 @@ use nf_transport_core::sequence::{Gap, Position};
 use crate::sender::journal::RingEntry;
 use crate::sender::queue::state::ShutdownStage;
 
-/// The work of one round.
+/// The position up to which to remove data, and the batch to append.
 pub(super) struct FlushTask {
     pub(super) acknowledged: Position,
     pub(super) stage: ShutdownStage,
