@@ -217,8 +217,9 @@ fn lines_of_code_fit_the_page() {
     let mut found = String::new();
     for (path, text) in code() {
         for (at, line) in text.lines().enumerate() {
-            // A string or a link may be longer: rustfmt leaves both alone.
-            let is_whole = line.contains('"') || line.contains("://");
+            // A string, a link or a row of a table may be longer: none of them can be wrapped.
+            let is_row = line.trim_start().trim_start_matches(['/', '!', ' ']).starts_with('|');
+            let is_whole = is_row || line.contains('"') || line.contains("://");
             if line.chars().count() > COLUMNS_MAX && !is_whole {
                 writeln!(found, "{}:{}: {line}", path.display(), at + 1).unwrap();
             }

@@ -369,7 +369,8 @@ mod tests {
                         let lost = held[range.clone()].iter().filter(|held| **held).count();
                         held[range].fill(false);
                         let reason = GapReason::from_code(reason).unwrap();
-                        prop_assert_eq!(ledger.lose(gap(at, at + length, reason)), u64::try_from(lost).unwrap());
+                        let lost = u64::try_from(lost).unwrap();
+                        prop_assert_eq!(ledger.lose(gap(at, at + length, reason)), lost);
                     }
                     _ => {
                         let end = range(&held).start;
@@ -378,7 +379,8 @@ mod tests {
                         prop_assert_eq!(ledger.acknowledge(Position(at), 0), u64::try_from(got).unwrap());
                     }
                 }
-                prop_assert_eq!(ledger.queued(), u64::try_from(held.iter().filter(|held| **held).count()).unwrap());
+                let queued = held.iter().filter(|held| **held).count();
+                prop_assert_eq!(ledger.queued(), u64::try_from(queued).unwrap());
                 prop_assert!(is_balanced(&ledger));
             }
         }

@@ -309,7 +309,9 @@ impl<'a> SessionLoop<'a> {
             outcome = self.read_ahead.finished() => Wakeup::ReadAhead(outcome),
             () = self.uplink.queue.arrived(), if is_queue_empty => Wakeup::Arrived,
             () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => Wakeup::Time,
-            Ok(()) = self.signals.settings.changed(), if closing.is_none() => Wakeup::Close(CloseReason::Renew),
+            Ok(()) = self.signals.settings.changed(), if closing.is_none() => {
+                Wakeup::Close(CloseReason::Renew)
+            }
             Ok(()) = self.signals.redial.changed(), if closing.is_none() => Wakeup::Close(CloseReason::Asked),
             whose = self.expiry.expired(), if closing.is_none() => Wakeup::Expired(whose),
             () = stop.requested(), if !is_stopping => Wakeup::Close(CloseReason::Shutdown),

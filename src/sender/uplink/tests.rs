@@ -213,8 +213,8 @@ async fn a_new_key_replaces_the_connection_in_order() {
 async fn a_corrected_key_is_tried_without_delay() {
     let keys = [Key::generate().unwrap(), Key::generate().unwrap()];
     let running = RunningUplink::start(keys[0].clone(), vec![keys[1].clone()]).await;
-    while !matches!(running.view.lock().unwrap().state, UplinkState::Refused(at) if at > Instant::now() + Duration::from_secs(200))
-    {
+    let is_long = |at: Instant| at > Instant::now() + Duration::from_secs(200);
+    while !matches!(running.view.lock().unwrap().state, UplinkState::Refused(at) if is_long(at)) {
         sleep(Duration::from_millis(100)).await;
     }
     let reason = running.view.lock().unwrap().reason.clone().unwrap();

@@ -210,7 +210,8 @@ impl ReceiverSession {
 
     /// Puts the pending ACK and RECEIVED into the outbox.
     fn flush_acks(&mut self) {
-        // In this order: the data that the sender must keep for holding collectors begins at the acknowledged position.
+        // In this order: the data that the sender must keep for holding collectors begins at the
+        // acknowledged position.
         if let Some(position) = self.pending_ack.take() {
             self.wire.outbox.push(Message::Ack(position));
         }

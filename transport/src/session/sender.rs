@@ -70,8 +70,8 @@ struct InFlight {
     is_ahead: bool,
     /// Highest end of resent data.
     resent: Position,
-    /// End of everything sent at the time at which resent data caught up with it: the receiver sent a RECEIVED up to here before
-    /// it had that.
+    /// End of everything sent at the time at which resent data caught up with it: the receiver sent a
+    /// RECEIVED up to here before it had that.
     caught_up: Position,
     /// Until the first RECEIVED: data sent below this position was received before, and may count as resent.
     resumed_to: Position,
@@ -272,8 +272,9 @@ impl SenderSession {
         (has_room && may_send).then_some(in_flight.next_position())
     }
 
-    /// Highest end of resent data, while holding collectors lack data that others have; else `None`. In that time the receiver no
-    /// longer holds the missing data: only the data in its lane and resent data reach these collectors without a further RESEND.
+    /// Highest end of resent data, while holding collectors lack data that others have; else `None`. In
+    /// that time the receiver no longer holds the missing data: only the data in its lane and resent data
+    /// reach these collectors without a further RESEND.
     pub fn resent(&self) -> Option<Position> {
         let SenderPhase::Open(in_flight) = &self.phase else { return None };
         in_flight.is_ahead.then(|| in_flight.resent.max(in_flight.acknowledged))
@@ -281,7 +282,8 @@ impl SenderSession {
 
     /// True if the next data sent can reach all holding collectors.
     pub fn sends_to_all(&self) -> bool {
-        matches!(&self.phase, SenderPhase::Open(in_flight) if !in_flight.is_ahead || in_flight.resend.is_some())
+        let SenderPhase::Open(in_flight) = &self.phase else { return false };
+        !in_flight.is_ahead || in_flight.resend.is_some()
     }
 
     /// Position after the last one that was sent or received before.

@@ -151,8 +151,8 @@ async fn a_late_answer_is_used_before_the_backoff() {
     let mut running = RunningUplink::uplink(receivers, ChannelMode::LoopbackOnly);
     running.push();
     // The kernel accepts for a receiver that does not run. Three attempts fail; the next one is 27 s away.
-    while !matches!(running.view.lock().unwrap().state, UplinkState::Waiting(Some(at)) if at > Instant::now() + Duration::from_secs(20))
-    {
+    let is_long = |at: Instant| at > Instant::now() + Duration::from_secs(20);
+    while !matches!(running.view.lock().unwrap().state, UplinkState::Waiting(Some(at)) if is_long(at)) {
         sleep(Duration::from_millis(100)).await;
     }
     let runs = Instant::now();
