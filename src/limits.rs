@@ -195,8 +195,9 @@ pub const COLLECTORS_MAX: usize = 64;
 /// Largest configurable number of connections of nf-receiver: each needs a file descriptor and buffers.
 pub const CONNECTIONS_MAX: u32 = 100_000;
 
-/// Authenticated connections of one sender (with a shared key or in clear text: from one address) that have no session at once: a new one, one that it replaces, and some that their
-/// sender has given up. Suppressed are no sender's.
+/// Authenticated connections without a session that one sender has at once: a new one, one that it replaces,
+/// and some that the sender has abandoned. No sender needs more. With a shared key or in clear text, those of
+/// one address count.
 pub const WAITING_PER_SENDER: usize = 4;
 
 /// Addresses of authenticated senders that nf-receiver remembers. These senders reconnect even during a

@@ -1,5 +1,6 @@
-//! The structure of the source: modules import only from floors below their own, and no files import each other in a circle.
-//! ARCHITECTURE.md has the table of floors. Cargo and clippy.toml keep sockets, runtime and clock out of the shared crate.
+//! The structure of the source: modules import only from floors below their own, and no files import each
+//! other in a circle. ARCHITECTURE.md has the table of floors. Cargo and clippy.toml keep sockets, runtime
+//! and clock out of the shared crate.
 
 pub(crate) mod imports;
 

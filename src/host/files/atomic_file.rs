@@ -1,9 +1,9 @@
 //! Atomic replacement of files: write a temporary file, sync it, rename it, sync the directory. A failure at
 //! any moment leaves the previous file.
 //!
-//! The programs write keys, settings and small state files by this module. Root may write into directories that
-//! belong to the user of a service. Therefore nothing follows symbolic links, and modes and owners are set on
-//! open files, never on names.
+//! The programs write keys, settings and small state files by this module. Root may write into directories
+//! that belong to the user of a service. Therefore nothing follows symbolic links, and modes and owners are
+//! set on open files, never on names.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};

@@ -119,7 +119,7 @@ pub(crate) struct QueueState {
     pub(crate) ledger: Ledger,
     /// The batches in the ring, oldest first, with their arrival times.
     pub(crate) tail: VecDeque<(RingEntry, Instant)>,
-    /// Positions below may be in flight to all collectors that are waited for: on the network, or entry by
+    /// Positions below may be in flight to all collectors that are waited for: on the network, or held by
     /// the receiver.
     pub(crate) in_flight: Position,
     /// The stream that the queue is sent as, and the runs that sent it.

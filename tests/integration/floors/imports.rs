@@ -1,6 +1,7 @@
 //! Reads the source files of a crate: which file uses items of which other file.
 //!
-//! Tests are left out. A re-export leads to the file that defines the item; it is no use of it by the file that re-exports.
+//! Tests are left out. A re-export leads to the file that defines the item; it is no use of it by the file
+//! that re-exports.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
