@@ -1,7 +1,7 @@
 //! The two daemons of nf-transport, nf-sender and nf-receiver.
 //!
 //! The shared crate `nf_transport_core` contains formats, encryption and the spool. The modules here form
-//! layers above it; each imports only from layers below its own:
+//! floors above it; each imports only from floors below its own:
 //!
 //! | layer | modules | may touch |
 //! |---|---|---|

@@ -100,3 +100,20 @@ fn every_fuzz_entry_has_a_target_and_a_test() {
         assert!(calls(tests.clone(), entry), "no unit test calls {entry}");
     }
 }
+
+#[test]
+fn the_files_that_architecture_names_exist() {
+    let names: BTreeSet<String> = own_sources()
+        .iter()
+        .chain(&sources(&root().join("tests")))
+        .map(|path| path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned())
+        .collect();
+    let document = text("ARCHITECTURE.md");
+    let named = quoted(&document)
+        .into_iter()
+        .filter(|word| Path::new(word).extension().is_some_and(|kind| kind == "rs"));
+    let missing: Vec<String> = named
+        .filter(|word| !names.iter().any(|name| name == word || name.ends_with(&format!("/{word}"))))
+        .collect();
+    assert_eq!(missing, [""; 0]);
+}
