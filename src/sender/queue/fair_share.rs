@@ -35,7 +35,7 @@ use nf_transport_core::sequence::{Gap, Position};
 use nf_transport_core::spool::disk::Directory;
 use nf_transport_core::spool::{Candidate, Spool, ThinnedSegment};
 
-use self::choice::{ExemptSegments, PARTS, SegmentChoice, choose, lowest};
+use self::choice::{ExemptSegments, PARTS, SegmentChoice, choose, lowest, lowest_level};
 use self::sieve::ByExporter;
 pub(crate) use self::sieve::ThinnedLoss;
 use self::worker::SegmentWork;
@@ -65,7 +65,7 @@ pub(crate) struct FairShare {
     work: Option<SegmentWork>,
     prepared: Option<Prepared>,
     /// The shape of the spool when there was nothing to prepare.
-    idle_at: Option<Shape>,
+    idle_at: Option<(Shape, Instant)>,
     /// The last thread only read its segment.
     has_learned: bool,
     /// The time of the next read while the spool is not nearly full.
@@ -199,8 +199,10 @@ impl FairShare {
                 lost.extend(self.replace(spool, prepared, in_flight));
                 continue;
             }
-            let is_new = self.work.is_none() && self.idle_at != Some(shape(spool, in_flight));
-            let Some(choice) = self.choose(spool, in_flight).filter(|_| is_new) else { break };
+            if self.work.is_some() || self.is_idle(shape(spool, in_flight)) {
+                break;
+            }
+            let Some(choice) = self.choose(spool, in_flight) else { break };
             if choice.budgets.is_some() || spool.drop_candidate(choice.segment).is_err() {
                 break;
             }
@@ -252,6 +254,11 @@ impl FairShare {
         self.exempt.add(segment.first, self.now);
     }
 
+    /// Returns `true` if nothing could be prepared within the last second for a spool of this shape.
+    fn is_idle(&self, shape: Shape) -> bool {
+        self.idle_at.is_some_and(|(idle, until)| idle == shape && self.now < until)
+    }
+
     fn is_unknown(&self, first: Position) -> bool {
         self.holdings.of_segment(first).is_none() && !self.exempt.contains(first)
     }
@@ -269,8 +276,7 @@ impl FairShare {
         in_flight: Position,
     ) -> Option<ThinnedLoss> {
         let Prepared { segment, written, lost } = prepared;
-        let held = self.holdings.largest_first();
-        let level = level(&held, lowest(&held));
+        let level = lowest_level(&self.holdings.largest_first());
         // Other exporters may hold more by now, or the data of the losers may have been acknowledged.
         if lost.iter().any(|(exporter, _)| self.holdings.budget(exporter, level) == 0) {
             spool.abandon_thinning();

@@ -233,6 +233,8 @@ impl Flusher {
         self.drops.account(&lost, &dropped);
         self.note_append(task, outcome);
         if is_awaited {
+            // Nothing was refused, so the next attempt waits for `retry_at` as well.
+            self.is_holding = false;
             self.retry_at = Some(now + ROOM_CHECK);
         }
         self.note_segment_error(segment_error, task.spill.is_some());

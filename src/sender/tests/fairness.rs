@@ -168,13 +168,33 @@ fn thinned_segments_do_not_pile_up() {
     let mut run = start(&directory, full);
     let spooling = Spooling::new(&run, full);
     let mut crowd = NumberedExporters::new(Compression::None);
-    // Twenty times as much as the spool holds: 160 segments.
-    crowd.flood(&mut run, 1600, &[2]);
+    // Ten times as much as the spool holds: 80 segments.
+    crowd.flood(&mut run, 800, &[2]);
     spooling.wait();
-    assert_eq!(queued(&run.queue)[&2], all(0..1600));
+    assert_eq!(queued(&run.queue)[&2], all(0..800));
     // A thinned segment is joined with the next one until it is a quarter as large as an unchanged one. Each
     // unchanged one is an eighth of the spool. So there are at most 32 thinned and 8 unchanged ones.
     assert!(segments(&directory) <= 40, "{} segments", segments(&directory));
+    spooling.stop();
+}
+
+#[test]
+fn exporters_just_below_the_largest_stop_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let full = small(4 * MIB);
+    let mut run = start(&directory, full);
+    let spooling = Spooling::new(&run, full);
+    let mut crowd = NumberedExporters::new(Compression::None);
+    // Exporter 3 holds four fifths of the largest and stops sending, exporter 4 holds little.
+    for _ in 0..60 {
+        crowd.push(&mut run, &[&[1, 2, 1, 2, 1, 2, 1, 2, 1, 2][..], &[3; 4], &[3; 4], &[4]].concat());
+    }
+    for _ in 0..400 {
+        crowd.push(&mut run, &[1, 2].repeat(10));
+    }
+    spooling.wait();
+    assert_balanced(&run.queue);
+    assert_eq!(queued(&run.queue)[&4], all(0..60));
     spooling.stop();
 }
 

@@ -17,7 +17,7 @@ use crate::datagram::{Moment, Timestamp};
 use crate::sequence::{Gap, GapReason, Position};
 use crate::spool::append::AppendError;
 use crate::spool::disk::{Disk, DiskFile};
-use crate::spool::extent::Extent;
+use crate::spool::extent::{Extent, Formats};
 use crate::spool::item::Item;
 use crate::spool::name;
 use crate::spool::reader::SegmentReader;
@@ -229,6 +229,7 @@ impl<D: Disk> Spool<D> {
         let mut header = self.start_of(&name::segment(begin))?;
         header.resize(SEGMENT_HEADER_LEN, 0);
         let file = self.disk.create(name::UNFINISHED_THINNED)?;
+        self.unremoved.remove(name::UNFINISHED_THINNED);
         let writing = Writing { file, size: 0, end: begin, dropped: 0 };
         Ok(Some(ThinningJob { segment, joined, readers, modified, header, writing }))
     }
@@ -310,10 +311,12 @@ impl<D: Disk> Spool<D> {
                 self.remove_segment_file(segment.first);
             }
         }
-        if let Some(Extent::Segment { end, size, written, .. }) = self.extents.get_mut(&begin) {
+        if let Some(Extent::Segment { end, size, written, formats, .. }) = self.extents.get_mut(&begin) {
             self.size = self.size.saturating_sub(*size).saturating_add(writing.size);
             (*end, *size) = (segment.end, writing.size);
             *written = last_write.unwrap_or(*written);
+            // The job has read all batches of both.
+            *formats = Formats::Own;
         }
         self.unsynced.remove(&begin);
         self.thinned.insert(begin, writing.dropped);

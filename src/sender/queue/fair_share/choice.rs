@@ -122,12 +122,22 @@ fn choose_at(
     if exempt.until.contains_key(&segment.first) || may_go < segment.size / PARTS {
         return None;
     }
-    // Exporters that hold nearly as much lose alike. Otherwise many would be cut down a little repeatedly.
-    let level = level - level / ALIKE_PARTS;
+    let level = lowered(level);
     let all_go = shares.iter().all(|(exporter, held)| held.bytes <= holdings.budget(exporter, level));
     let budgets =
         || shares.iter().map(|(exporter, _)| (exporter, holdings.budget(exporter, level))).collect();
     Some(SegmentChoice { segment, budgets: (!all_go).then(budgets) })
+}
+
+/// Lowers a level, so that exporters that hold nearly as much lose alike. Otherwise many would be cut down a
+/// little repeatedly.
+fn lowered(level: u64) -> u64 {
+    level - level / ALIKE_PARTS
+}
+
+/// Returns the lowest level to which [`choose`] cuts exporters down, given the total of each.
+pub(super) fn lowest_level(held: &[u64]) -> u64 {
+    lowered(level(held, lowest(held).div_ceil(LEVELS).saturating_mul(LEVELS)))
 }
 
 /// Returns the bytes that may go at the lowest level, given the total of each exporter.

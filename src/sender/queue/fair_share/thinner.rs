@@ -33,17 +33,17 @@ impl FairShare {
 
     pub(super) fn start_thinning(&mut self, spool: &mut Spool<Directory>, in_flight: Position) -> bool {
         let shape = shape(spool, in_flight);
-        if self.idle_at == Some(shape) {
+        if self.is_idle(shape) {
             return false;
         }
         let choice = self.choose(spool, in_flight);
         let Some(SegmentChoice { segment, budgets: Some(budgets) }) = choice else {
             // A whole segment needs no preparation: it is dropped when the room is needed.
-            self.idle_at = choice.is_none().then_some(shape);
+            self.idle_at = choice.is_none().then_some((shape, self.now + LEARN_EVERY));
             return false;
         };
         if !spool.may_take(segment.size) {
-            self.idle_at = Some(shape);
+            self.idle_at = Some((shape, self.now + LEARN_EVERY));
             return false;
         }
         match spool.start_thinning(segment, in_flight) {
