@@ -179,26 +179,6 @@ fn thinned_segments_do_not_pile_up() {
 }
 
 #[test]
-fn exporters_just_below_the_largest_stop_nothing() {
-    let directory = tempfile::tempdir().unwrap();
-    let full = small(4 * MIB);
-    let mut run = start(&directory, full);
-    let spooling = Spooling::new(&run, full);
-    let mut crowd = NumberedExporters::new(Compression::None);
-    // Exporter 3 holds four fifths of the largest and stops sending, exporter 4 holds little.
-    for _ in 0..60 {
-        crowd.push(&mut run, &[&[1, 2, 1, 2, 1, 2, 1, 2, 1, 2][..], &[3; 4], &[3; 4], &[4]].concat());
-    }
-    for _ in 0..400 {
-        crowd.push(&mut run, &[1, 2].repeat(10));
-    }
-    spooling.wait();
-    assert_balanced(&run.queue);
-    assert_eq!(queued(&run.queue)[&4], all(0..60));
-    spooling.stop();
-}
-
-#[test]
 fn exporters_with_equal_shares_lose_equally() {
     let directory = tempfile::tempdir().unwrap();
     let full = small(4 * MIB);

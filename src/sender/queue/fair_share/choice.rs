@@ -144,3 +144,43 @@ pub(super) fn lowest_level(held: &[u64]) -> u64 {
 pub(super) fn lowest(held: &[u64]) -> u64 {
     held.iter().sum::<u64>() / PARTS
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::sender::queue::holdings::{Holding, Shares};
+
+    const SEGMENTS: u64 = 8;
+
+    /// Exporters that hold the same in each of the segments, and the segments.
+    fn spool(held: &[u64]) -> (Holdings, Vec<Candidate>) {
+        let mut holdings = Holdings::default();
+        let mut candidates = Vec::new();
+        for segment in 0..SEGMENTS {
+            let mut shares = Shares::default();
+            for (number, bytes) in (0..).zip(held) {
+                let number: u8 = number;
+                shares.add([192, 0, 2, number].into(), Holding { datagrams: 1, bytes: *bytes });
+            }
+            holdings.set(Position(segment), shares);
+            let (first, end) = (Position(segment), Position(segment + 1));
+            candidates.push(Candidate { first, end, size: held.iter().sum() });
+        }
+        (holdings, candidates)
+    }
+
+    proptest! {
+        #[test]
+        fn each_loser_still_loses_at_the_lowest_level(held in proptest::collection::vec(1000_u64..100_000, 1..30)) {
+            let (holdings, candidates) = spool(&held);
+            let choice = choose(&holdings, &ExemptSegments::default(), &candidates);
+            let lowest = lowest_level(&holdings.largest_first());
+            for (exporter, budget) in choice.and_then(|choice| choice.budgets).into_iter().flatten() {
+                let is_fair = budget == 0 || holdings.budget(exporter, lowest) > 0;
+                prop_assert!(is_fair, "{exporter} may lose {budget}, but nothing at the lowest level");
+            }
+        }
+    }
+}
