@@ -100,7 +100,7 @@ impl Reloader {
             message_id = receiver::RELOADED,
             senders,
             collectors = settings.collectors.len(),
-            "reloaded the configuration: keys and ciphers, {} with keys of their own, {}",
+            "reloaded: keys and ciphers, {} with keys of their own, {}",
             count_of(count(senders), "sender"),
             count_of(count(settings.collectors.len()), "collector")
         );

@@ -319,7 +319,7 @@ fn starts_read_only(mount: impl FnOnce(&Path, &Path) -> SmallDisk) {
 
     pair.link.cut();
     disk.remount("rw");
-    pair.sender.daemon().wait_for_log(&["the file 'stream' of the spool is written"], STALL);
+    pair.sender.daemon().wait_for_log(&["wrote the file 'stream' of the spool"], STALL);
     let exporters = go_on(&pair, exporters, 2 * BACKLOG);
     let status = wait_until_spooled(&pair);
     assert_eq!(count(&status, "/queued/datagrams"), BACKLOG - 2000, "{status:#}");

@@ -207,7 +207,6 @@ impl ConfusionState {
             self.logged.insert(key(&(collector, confused.clone())));
             if self.logged.len() == CONFUSED_LOGGED {
                 tracing::warn!(
-                    message_id = receiver::EXPORTERS_CONFUSED,
                     "{CONFUSED_LOGGED} pairs of exporters that collectors confuse are logged; further pairs \
                      are only in nf-receiver status"
                 );

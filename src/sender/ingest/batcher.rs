@@ -134,6 +134,7 @@ impl Batcher {
             SlotSource::Socket { .. } => note_internal_error("a slot that the kernel filled cannot be read"),
             SlotSource::PreviousRun { .. } => tracing::error!(
                 message_id = sender::SPOOL_DAMAGED,
+                lost = 1,
                 "a datagram that the previous run had just received is damaged in the receive journal: it \
                  is lost and counts as corrupt"
             ),

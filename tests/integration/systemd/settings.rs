@@ -176,7 +176,7 @@ fn a_failed_reload_keeps_the_old_settings() {
         assert_eq!(machine.property(service, "ActiveState"), "active");
         machine.wait_journal(service, &["not reloaded, everything stays as it was"]);
         let explained = machine.journal(service, "-x");
-        assert!(explained.contains("has refused a changed configuration"), "{explained}");
+        assert!(explained.contains("has rejected a changed configuration"), "{explained}");
         // A signal has the same effect.
         machine.sh(&format!("rm {path}; kill -HUP {}", machine.property(service, "MainPID")));
         machine.wait_journal(service, &["reloaded: "]);
