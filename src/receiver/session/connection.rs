@@ -216,7 +216,8 @@ impl Connection<'_> {
             ConnectionEnd::AccessRevoked => {
                 self.session.reject(
                     RefusalCode::NotAuthorized,
-                    "the receiver changed its configuration: this sender's key or name is no longer accepted",
+                    "the receiver changed its configuration: this sender is no longer accepted as before (key, name, \
+                     cipher or certificates)",
                 );
             }
             ConnectionEnd::NotProven { .. } => self.session.reject(

@@ -24,7 +24,9 @@ pub(super) enum ConnectionEnd {
     Session(#[from] SessionError),
     #[error("{0}")]
     Superseded(#[from] Superseded),
-    #[error("the configuration was reloaded, and its key or name is no longer accepted")]
+    #[error(
+        "the configuration was reloaded, and it is no longer accepted as before: key, name, cipher or certificates changed"
+    )]
     AccessRevoked,
     #[error(
         "{0}; nothing came from the sender since the session began, not even a heartbeat: if its host is \
