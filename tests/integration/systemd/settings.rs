@@ -197,7 +197,9 @@ fn an_invalid_configuration_is_not_retried() {
         assert_eq!(machine.property(service, "ExecMainStatus"), "78");
         assert_eq!(machine.property(service, "NRestarts"), "0");
         let explained = machine.journal(service, "-x");
-        for word in ["typo.toml", "70000", "cannot follow its configuration", &format!("{service} check")] {
+        for word in
+            ["typo.toml", "70000", "cannot start because of an invalid setting", &format!("{service} check")]
+        {
             assert!(explained.contains(word), "no {word:?} in\n{explained}");
         }
         let entry = machine.journal(service, "-o json -p err");

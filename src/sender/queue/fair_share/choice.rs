@@ -94,9 +94,13 @@ pub(super) fn choose(
         return None;
     }
     let step = lowest(&held).div_ceil(LEVELS);
+    // Nothing newer goes before the content of an older segment is known.
+    let is_known =
+        |segment: &&Candidate| holdings.of_segment(segment.first).is_some() || exempt.contains(segment.first);
     let find_at = |number: u64| {
         let level = level(&held, step.saturating_mul(number));
-        candidates.iter().find_map(|segment| choose_at(holdings, exempt, *segment, level))
+        let mut known = candidates.iter().take_while(is_known);
+        known.find_map(|segment| choose_at(holdings, exempt, *segment, level))
     };
     let (mut low, mut high) = (0, LEVELS);
     let mut found = find_at(high);
@@ -171,9 +175,20 @@ mod tests {
         (holdings, candidates)
     }
 
+    #[test]
+    fn no_segment_goes_before_an_older_unknown_one() {
+        let (mut holdings, candidates) = spool(&[5000, 5000]);
+        let choose_now = |holdings: &Holdings| choose(holdings, &ExemptSegments::default(), &candidates);
+        assert_eq!(choose_now(&holdings).unwrap().segment.first, Position(0));
+        holdings.take(Position(0));
+        assert!(choose_now(&holdings).is_none());
+    }
+
     proptest! {
         #[test]
-        fn each_loser_still_loses_at_the_lowest_level(held in proptest::collection::vec(1000_u64..100_000, 1..30)) {
+        fn each_loser_still_loses_at_the_lowest_level(
+            held in proptest::collection::vec(1000_u64..100_000, 1..30),
+        ) {
             let (holdings, candidates) = spool(&held);
             let choice = choose(&holdings, &ExemptSegments::default(), &candidates);
             let lowest = lowest_level(&holdings.largest_first());
