@@ -103,17 +103,17 @@ fn every_fuzz_entry_has_a_target_and_a_test() {
 
 #[test]
 fn the_files_that_architecture_names_exist() {
-    let names: BTreeSet<String> = own_sources()
+    let files: BTreeSet<String> = own_sources()
         .iter()
         .chain(&sources(&root().join("tests")))
         .map(|path| path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned())
         .collect();
     let document = text("ARCHITECTURE.md");
-    let named = quoted(&document)
+    let quoted_files = quoted(&document)
         .into_iter()
         .filter(|word| Path::new(word).extension().is_some_and(|kind| kind == "rs"));
-    let missing: Vec<String> = named
-        .filter(|word| !names.iter().any(|name| name == word || name.ends_with(&format!("/{word}"))))
+    let missing: Vec<String> = quoted_files
+        .filter(|word| !files.iter().any(|name| name == word || name.ends_with(&format!("/{word}"))))
         .collect();
     assert_eq!(missing, [""; 0]);
 }

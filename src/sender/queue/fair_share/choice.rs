@@ -93,44 +93,45 @@ pub(super) fn choose(
         // After a start the largest holders are not known before half of the spool is.
         return None;
     }
-    let step = lowest(&held).div_ceil(LEVELS);
     // Nothing newer goes before the content of an older segment is known.
     let is_known =
         |segment: &&Candidate| holdings.of_segment(segment.first).is_some() || exempt.contains(segment.first);
-    let find_at = |number: u64| {
-        let level = level(&held, step.saturating_mul(number));
+    // The same for all segments, or small ones would go before older ones.
+    let least = candidates.iter().map(|segment| segment.size / PARTS).max().unwrap_or(0);
+    let find_at = |level: u64| {
         let mut known = candidates.iter().take_while(is_known);
-        known.find_map(|segment| choose_at(holdings, exempt, *segment, level))
+        known.find(|segment| makes_room(holdings, exempt, **segment, level, least))
     };
+    let step = lowest(&held).div_ceil(LEVELS);
+    let level_of = |number: u64| level(&held, step.saturating_mul(number));
     let (mut low, mut high) = (0, LEVELS);
-    let mut found = find_at(high);
-    while found.is_some() && high - low > 1 {
+    find_at(level_of(high))?;
+    while high - low > 1 {
         let middle = u64::midpoint(low, high);
-        match find_at(middle) {
-            None => low = middle,
-            closer => (found, high) = (closer, middle),
-        }
+        if find_at(level_of(middle)).is_some() { high = middle } else { low = middle }
     }
-    found
-}
-
-/// Returns the budgets of `segment` if an eighth of it may go at `level`.
-fn choose_at(
-    holdings: &Holdings,
-    exempt: &ExemptSegments,
-    segment: Candidate,
-    level: u64,
-) -> Option<SegmentChoice> {
+    let segment = *find_at(level_of(high))?;
+    let level = lowered(level_of(high));
     let shares = holdings.of_segment(segment.first)?;
-    let may_go = holdings.droppable(shares, level);
-    if exempt.until.contains_key(&segment.first) || may_go < segment.size / PARTS {
-        return None;
-    }
-    let level = lowered(level);
     let all_go = shares.iter().all(|(exporter, held)| held.bytes <= holdings.budget(exporter, level));
     let budgets =
         || shares.iter().map(|(exporter, _)| (exporter, holdings.budget(exporter, level))).collect();
     Some(SegmentChoice { segment, budgets: (!all_go).then(budgets) })
+}
+
+/// Returns `true` if an eighth of `segment` may go at `level`, and its exporters may lose at least `least`
+/// bytes in all.
+fn makes_room(
+    holdings: &Holdings,
+    exempt: &ExemptSegments,
+    segment: Candidate,
+    level: u64,
+    least: u64,
+) -> bool {
+    let Some(shares) = holdings.of_segment(segment.first) else { return false };
+    let in_all: u64 = shares.iter().map(|(exporter, _)| holdings.budget(exporter, level)).sum();
+    let is_much = in_all >= least && holdings.droppable(shares, level) >= segment.size / PARTS;
+    is_much && !exempt.until.contains_key(&segment.first)
 }
 
 /// Lowers a level, so that exporters that hold nearly as much lose alike. Otherwise many would be cut down a
@@ -182,6 +183,20 @@ mod tests {
         assert_eq!(choose_now(&holdings).unwrap().segment.first, Position(0));
         holdings.take(Position(0));
         assert!(choose_now(&holdings).is_none());
+    }
+
+    #[test]
+    fn of_alike_segments_the_oldest_goes() {
+        let (mut holdings, mut candidates) = spool(&[5000, 5000]);
+        // A little more than the others.
+        let mut shares = Shares::default();
+        for number in [0, 1] {
+            shares.add([192, 0, 2, number].into(), Holding { datagrams: 1, bytes: 5500 });
+        }
+        holdings.set(Position(0), shares);
+        candidates[0].size = 11_000;
+        let choice = choose(&holdings, &ExemptSegments::default(), &candidates);
+        assert_eq!(choice.unwrap().segment.first, Position(0));
     }
 
     proptest! {
