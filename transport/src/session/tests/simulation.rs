@@ -263,7 +263,8 @@ impl Simulation {
         let Some(FastCollectors { store: fast, lane, end }) = &mut self.fast_collectors else {
             return true;
         };
-        while let Some((event, _)) = lane.pop_front_if(|(_, until)| *until <= self.now) {
+        while lane.front().is_some_and(|(_, until)| *until <= self.now) {
+            let Some((event, _)) = lane.pop_front() else { break };
             self.store.deliver(&event, usize::MAX);
             receiver.acknowledge(self.store.stored, self.now);
         }
