@@ -90,12 +90,7 @@ impl Reporter {
             possible_repeats: figures.possible_repeats,
             state,
             receiver: view.receiver,
-            certificate: self
-                .settings
-                .borrow()
-                .channel_mode
-                .certificate()
-                .map(|own| CertificateStatus::of(own, wall_clock())),
+            certificate: self.certificate(),
             cipher: view.cipher.map(str::to_owned),
             segment_bytes: view.segment_bytes,
             retry_in_s: retry_at.map(|at| Duration::from_secs_f64(retry_in(at)).as_secs()),
@@ -117,12 +112,17 @@ impl Reporter {
             sockets: self.sockets(),
             denied_exporters: self.denied_exporters(),
             dropped_exporters: self.dropped_exporters(),
-            dropped_of_others: self.counters.dropped_exporters().others(),
+            dropped_of_others: self.counters.dropped_of_others(),
             dropped_of_unknown: self.counters.dropped_unknown(),
             internal_errors: internal_errors(),
             warnings: self.warnings(),
             exporters: self.exporters(),
         }
+    }
+
+    fn certificate(&self) -> Option<CertificateStatus> {
+        let settings = self.settings.borrow();
+        settings.channel_mode.certificate().map(|own| CertificateStatus::of(own, wall_clock()))
     }
 
     fn sockets(&self) -> Vec<SocketStatus> {

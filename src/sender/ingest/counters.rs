@@ -156,6 +156,11 @@ impl IngestCounters {
         self.note_dropped(records.iter().map(|datagram| (datagram.exporter.ip(), 1)), boot_clock());
     }
 
+    /// Dropped datagrams of exporters that have no row.
+    pub(crate) fn dropped_of_others(&self) -> u64 {
+        self.dropped_exporters().others()
+    }
+
     /// Queued datagrams that were dropped, by exporter.
     pub(crate) fn dropped_exporters(&self) -> MutexGuard<'_, CountTable<IpAddr>> {
         locked(&self.dropped_exporters)

@@ -32,6 +32,7 @@ impl DropAccounts {
 
     /// Accounts for datagrams dropped one by one (`thinned`) and with their segments (`dropped`).
     pub(super) fn account(&mut self, thinned: &[ThinnedLoss], dropped: &[(Gap, Shares)]) {
+        // Lock order: state, then counters. The status holds no counters while it reads the state.
         let mut state = self.queue.state();
         // A segment may be thinned first and then dropped as a whole, so this order matters.
         for loss in thinned {
@@ -83,4 +84,66 @@ impl DropAccounts {
 /// Returns `true` if more than three quarters of the ring are used.
 pub(super) fn is_ring_nearly_full(state: &QueueState) -> bool {
     state.tail_bytes() > JOURNAL_RING / 4 * 3
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use nf_transport_core::sequence::Position;
+    use nf_transport_core::spool::Policy;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::config::Reconnect;
+    use crate::sender::queue::recovery::recover;
+    use crate::sender::report::Reporter;
+    use crate::sender::uplink::dial::ChannelMode;
+    use crate::sender::uplink::state::{UplinkSettings, UplinkView};
+
+    /// More time than the test ever takes.
+    const HANG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn drops_and_status_do_not_block_each_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let run = recover(directory.path(), None, Policy::default(), &Arc::default()).unwrap();
+        let counters = Arc::new(IngestCounters::new([]));
+        let settings = UplinkSettings {
+            id: "brno-edge".parse().unwrap(),
+            receivers: Vec::new(),
+            channel_mode: ChannelMode::LoopbackOnly,
+            heartbeat: Duration::from_secs(5),
+            reconnect: Reconnect { first: HANG, factor: 1, longest: HANG, jitter: 0.0 },
+        };
+        let reporter = Reporter {
+            settings: watch::channel(settings).1,
+            queue: run.queue.clone(),
+            directory: directory.path().to_owned(),
+            counters: counters.clone(),
+            view: UplinkView::new(&[]),
+            pace: Arc::default(),
+            journal: run.location.clone(),
+        };
+        let mut drops = DropAccounts::new(run.queue.clone(), counters);
+        let is_over = Arc::new(AtomicBool::new(false));
+        let is_over_here = is_over.clone();
+        let accounting = thread::spawn(move || {
+            let gap = Gap { first: Position(0), end: Position(1), reason: GapReason::SpoolFull };
+            while !is_over_here.load(Ordering::Relaxed) {
+                drops.account(&[], &[(gap, Shares::default())]);
+            }
+        });
+        let (ended, end) = mpsc::channel();
+        thread::spawn(move || {
+            (0..5000).for_each(|_| drop(reporter.status()));
+            ended.send(()).unwrap();
+        });
+        end.recv_timeout(HANG).expect("the status answers 5,000 times");
+        is_over.store(true, Ordering::Relaxed);
+        accounting.join().unwrap();
+    }
 }
