@@ -82,6 +82,8 @@ pub(super) fn read_shares(
         let batch = match item {
             Item::Batch(batch) => batch,
             Item::Newer(_) => return Ok(SegmentContent::Newer),
+            // Positions without bytes: nothing of the segment is damaged.
+            Item::Damage(damage) if damage.length == 0 => continue,
             Item::Damage(_) => return Ok(SegmentContent::Damage),
         };
         let length = u64::try_from(batch.bytes().len()).unwrap_or(u64::MAX);
