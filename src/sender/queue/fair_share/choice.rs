@@ -96,14 +96,15 @@ pub(super) fn choose(
     // Nothing newer goes before the content of an older segment is known.
     let is_known =
         |segment: &&Candidate| holdings.of_segment(segment.first).is_some() || exempt.contains(segment.first);
-    // The same for all segments, or small ones would go before older ones.
-    let least = candidates.iter().map(|segment| segment.size / PARTS).max().unwrap_or(0);
     let find_at = |level: u64| {
         let mut known = candidates.iter().take_while(is_known);
-        known.find(|segment| makes_room(holdings, exempt, **segment, level, least))
+        known.find(|segment| makes_room(holdings, exempt, **segment, level))
     };
     let step = lowest(&held).div_ceil(LEVELS);
-    let level_of = |number: u64| level(&held, step.saturating_mul(number));
+    let most = step.saturating_mul(LEVELS);
+    // An eighth of the largest segment, or small segments would go before older ones.
+    let least = candidates.iter().map(|segment| segment.size / PARTS).max().unwrap_or(0).min(most);
+    let level_of = |number: u64| level(&held, step.saturating_mul(number).max(least));
     let (mut low, mut high) = (0, LEVELS);
     find_at(level_of(high))?;
     while high - low > 1 {
@@ -119,18 +120,10 @@ pub(super) fn choose(
     Some(SegmentChoice { segment, budgets: (!all_go).then(budgets) })
 }
 
-/// Returns `true` if an eighth of `segment` may go at `level`, and its exporters may lose at least `least`
-/// bytes in all.
-fn makes_room(
-    holdings: &Holdings,
-    exempt: &ExemptSegments,
-    segment: Candidate,
-    level: u64,
-    least: u64,
-) -> bool {
+/// Returns `true` if an eighth of `segment` may go at `level`.
+fn makes_room(holdings: &Holdings, exempt: &ExemptSegments, segment: Candidate, level: u64) -> bool {
     let Some(shares) = holdings.of_segment(segment.first) else { return false };
-    let in_all: u64 = shares.iter().map(|(exporter, _)| holdings.budget(exporter, level)).sum();
-    let is_much = in_all >= least && holdings.droppable(shares, level) >= segment.size / PARTS;
+    let is_much = holdings.droppable(shares, level) >= segment.size / PARTS;
     is_much && !exempt.until.contains_key(&segment.first)
 }
 
@@ -195,6 +188,18 @@ mod tests {
         }
         holdings.set(Position(0), shares);
         candidates[0].size = 11_000;
+        let choice = choose(&holdings, &ExemptSegments::default(), &candidates);
+        assert_eq!(choice.unwrap().segment.first, Position(0));
+    }
+
+    #[test]
+    fn a_small_rest_of_one_exporter_goes_before_newer_data() {
+        let (mut holdings, mut candidates) = spool(&[5000, 5000, 5000]);
+        // A thinning left one datagram.
+        let mut rest = Shares::default();
+        rest.add([192, 0, 2, 0].into(), Holding { datagrams: 1, bytes: 100 });
+        holdings.set(Position(0), rest);
+        candidates[0].size = 164;
         let choice = choose(&holdings, &ExemptSegments::default(), &candidates);
         assert_eq!(choice.unwrap().segment.first, Position(0));
     }
