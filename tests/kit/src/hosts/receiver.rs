@@ -149,7 +149,9 @@ impl ReceiverHost {
     }
 
     pub fn status(&self) -> Value {
-        Program::Receiver.status(&self.control()).expect("nf-receiver answers")
+        Program::Receiver
+            .status(&self.control())
+            .unwrap_or_else(|| panic!("nf-receiver does not answer; log:\n{}", self.daemon().log()))
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

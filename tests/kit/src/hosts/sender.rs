@@ -171,7 +171,9 @@ impl SenderHost {
     }
 
     pub fn status(&self) -> Value {
-        Program::Sender.status(&self.control()).expect("nf-sender answers")
+        Program::Sender
+            .status(&self.control())
+            .unwrap_or_else(|| panic!("nf-sender does not answer; log:\n{}", self.daemon().log()))
     }
 
     /// Waits until the status is as wanted. Panics with the status and the log after `patience`.
