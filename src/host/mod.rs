@@ -25,7 +25,7 @@ pub use crate::host::process::count_log::CountLog;
 pub use crate::host::process::count_table::CountTable;
 pub use crate::host::process::error::DaemonError;
 pub use crate::host::process::internal_error_log::InternalErrorLog;
-pub use crate::host::process::locked::locked;
+pub use crate::host::process::locked::{locked, wait_on, wait_on_for};
 pub use crate::host::process::log_limit::{LogLimit, Suppressed};
 #[cfg(test)]
 pub(crate) use crate::host::process::logged_lines::Lines;

@@ -4,9 +4,11 @@
 use core::hash::Hash;
 use core::net::{IpAddr, Ipv6Addr};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::oneshot;
+
+use crate::host::locked;
 
 /// Returns the network that counts as one source of connections: an IPv4 address, or the /64 of an IPv6
 /// address, because one host may use all of it.
@@ -73,7 +75,7 @@ impl<K: Clone + Eq + Hash, R: Copy + Ord> Places<K, R> {
     }
 
     fn inner(&self) -> MutexGuard<'_, Occupants<K, R>> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.inner)
     }
 
     /// Returns the number of occupied places.

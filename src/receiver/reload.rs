@@ -3,7 +3,7 @@
 //! only, such as sockets and directories, are logged as needing a restart.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use nf_transport_core::secure::{AccessPolicy, Key, Salt};
 use tokio::sync::watch;
@@ -14,7 +14,7 @@ use crate::config::{
 use crate::host::systemd::messages::receiver;
 use crate::host::systemd::notify;
 use crate::host::{
-    DaemonError, Expiry, KeyFileError, KeyReader, TlsFileError, read_receiver_tls, wall_clock,
+    DaemonError, Expiry, KeyFileError, KeyReader, TlsFileError, locked, read_receiver_tls, wall_clock,
     warn_restart_needed,
 };
 use crate::status::count_of;
@@ -82,7 +82,7 @@ impl Reloader {
 
     fn read(&self) -> Result<(ReceiverSettings, AccessPolicy), DaemonError> {
         let settings = (self.load)()?.settings;
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keys = locked(&self.keys);
         let policy = access_policy(&settings.protection, &mut keys, self.salt)?;
         Ok((settings, policy))
     }

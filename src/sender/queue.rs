@@ -17,7 +17,7 @@ pub(crate) mod state;
 
 use std::fs::File;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
 use nf_transport_core::batch::Batch;
@@ -29,7 +29,7 @@ use nf_transport_core::spool::{Damage, Newer, Preserved, SegmentReader, Spool};
 use tokio::sync::Notify;
 
 use crate::host::systemd::messages::sender;
-use crate::host::{Pulse, ROUND, locked};
+use crate::host::{Pulse, ROUND, locked, wait_on_for};
 use crate::sender::journal::{Checkpoint, Ring, RingEntry};
 use crate::sender::queue::ledger::Ledger;
 use crate::sender::queue::state::{Next, Oldest, QueueFigures, QueueState, ShutdownStage, SpoolFigures};
@@ -184,7 +184,7 @@ impl Queue {
                 return false;
             }
             self.announce();
-            (state, _) = self.room.wait_timeout(state, ROUND).unwrap_or_else(PoisonError::into_inner);
+            state = wait_on_for(&self.room, state, ROUND);
             pulse.beat();
         }
     }

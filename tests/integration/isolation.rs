@@ -1,5 +1,6 @@
 //! Scheduling of tests: most run in parallel, those that load the machine run alone, and some need their own
 //! network namespace.
+#![expect(clippy::disallowed_types, reason = "a failed test panics without a daemon's abort")]
 
 use std::process::Command;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};

@@ -10,14 +10,14 @@ use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 use nf_transport_core::sequence::SenderId;
 use serde::{Deserialize, Serialize};
 
 use crate::host::files::atomic_file::{self, FileOwner};
-use crate::host::source_of;
+use crate::host::{locked, source_of};
 use crate::limits::{KNOWN_SOURCES, KNOWN_SOURCES_PER_SENDER};
 use crate::receiver::state::newer::{self, StateFile};
 
@@ -108,7 +108,7 @@ impl KnownSources {
     }
 
     fn inner(&self) -> MutexGuard<'_, KnownSourcesState> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.inner)
     }
 
     /// Notes that `sender` has authenticated from `peer`.

@@ -8,12 +8,13 @@
 use core::fmt;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use nf_transport_core::netflow::{Kept, SharedDomain, shared_domains};
 
 use crate::config::{CollectorSettings, ReceiverSettings};
+use crate::host::locked;
 use crate::host::systemd::messages::receiver;
 use crate::limits::{CONFUSED_LOGGED, CONFUSED_SHOWN};
 use crate::receiver::output::{CollectorView, Outputs, SeenAt};
@@ -157,7 +158,7 @@ struct ConfusionState {
 
 impl Confusion {
     fn state(&self) -> MutexGuard<'_, ConfusionState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0)
     }
 
     /// Scans the templates, unless that was done recently, and logs new pairs. Blocks; call it repeatedly

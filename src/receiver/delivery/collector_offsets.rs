@@ -9,12 +9,13 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use nf_transport_core::sequence::{Position, RunId, SenderId, StreamId};
 use serde::{Deserialize, Serialize};
 
 use crate::host::files::atomic_file::{self, FileOwner};
+use crate::host::locked;
 use crate::receiver::state::newer::{self, StateFile};
 
 /// Offset of one collector in one stream.
@@ -58,8 +59,7 @@ impl CollectorOffsets {
         stream: StreamId,
     ) -> (HashMap<SocketAddr, Position>, Option<RunId>) {
         let key = (sender.to_string(), stream.to_string());
-        let taken =
-            self.offsets.lock().unwrap_or_else(PoisonError::into_inner).remove(&key).unwrap_or_default();
+        let taken = locked(&self.offsets).remove(&key).unwrap_or_default();
         let furthest = taken.iter().max_by_key(|progress| progress.position);
         let run = furthest.map(|progress| progress.run.parse().unwrap_or(RunId::NONE));
         let mut positions = HashMap::new();

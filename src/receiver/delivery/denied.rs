@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 use nf_transport_core::datagram::BootTime;
 use nf_transport_core::sequence::SenderId;
 
 use crate::host::systemd::messages::receiver;
-use crate::host::{CountLog, CountTable};
+use crate::host::{CountLog, CountTable, locked};
 use crate::limits::DENIED_SHOWN;
 use crate::status::{DeniedExporter, count_of, name_first};
 
@@ -37,7 +37,7 @@ impl Default for Denied {
 
 impl Denied {
     fn state(&self) -> MutexGuard<'_, DeniedState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0)
     }
 
     /// Adds these datagrams.

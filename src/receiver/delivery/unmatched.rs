@@ -3,13 +3,13 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 use nf_transport_core::datagram::BootTime;
 
 use crate::host::systemd::messages::receiver;
-use crate::host::{CountLog, CountTable};
+use crate::host::{CountLog, CountTable, locked};
 use crate::limits::UNMATCHED_SHOWN;
 use crate::receiver::delivery::denied::ExporterCounts;
 use crate::status::{UnmatchedStatus, count_of, name_first};
@@ -53,7 +53,7 @@ impl Unmatched {
     }
 
     fn exporters(&self) -> MutexGuard<'_, CountTable<IpAddr>> {
-        self.exporters.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.exporters)
     }
 }
 

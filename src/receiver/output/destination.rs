@@ -15,13 +15,14 @@ use core::net::{IpAddr, SocketAddr};
 use core::num::NonZeroU32;
 use core::time::Duration;
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use nf_transport_core::datagram::Datagram;
 use nf_transport_core::netflow::Recipient;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config::{CollectorSettings, Limit, SourceAddress, WhenDown};
+use crate::host::locked;
 use crate::limits::CATCH_UP_LIMIT;
 use crate::receiver::numbers::next_number;
 use crate::receiver::output::budget::SocketBudget;
@@ -294,11 +295,11 @@ impl Destination {
     }
 
     fn figures(&self) -> MutexGuard<'_, DestinationFigures> {
-        self.figures.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.figures)
     }
 
     fn sources(&self) -> MutexGuard<'_, SourceSockets> {
-        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.sockets)
     }
 }
 

@@ -3,13 +3,13 @@
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use nf_transport_core::datagram::Datagram;
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::CollectorSettings;
-use crate::host::both_clocks;
+use crate::host::{both_clocks, locked};
 use crate::limits::LATE;
 use crate::receiver::output::budget::SocketBudget;
 use crate::receiver::output::destination::{Destination, ExporterRun};
@@ -162,7 +162,7 @@ impl UdpOutput {
     }
 
     fn paced_until(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.paced_until.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.paced_until)
     }
 
     /// Notes that `catch-up-pace` delays a datagram until `due`.

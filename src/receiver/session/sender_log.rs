@@ -2,14 +2,14 @@
 //! `LOG_INTERVAL`.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use nf_transport_core::batch::BatchError;
 use nf_transport_core::sequence::{GapReason, SenderId};
 use tokio::time::Instant;
 
 use crate::host::systemd::messages::receiver;
-use crate::host::{LogLimit, Suppressed};
+use crate::host::{LogLimit, Suppressed, locked};
 use crate::receiver::delivery::{Loss, LossCause};
 use crate::status::count_of;
 
@@ -43,7 +43,7 @@ impl SenderLog {
     /// Returns the number of suppressed lines of this kind about `sender` since the last one, or `None` to
     /// suppress this one as well.
     pub(crate) fn admit(&self, sender: &SenderId, line: SenderLine) -> Option<u64> {
-        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kinds = locked(&self.kinds);
         kinds.entry(line).or_default().admit(sender.clone(), Instant::now().into_std())
     }
 

@@ -14,7 +14,7 @@ mod holder;
 mod table;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Instant, SystemTime};
 
 pub(crate) use counters::Counters;
@@ -25,7 +25,7 @@ use nf_transport_core::prefixes::Prefixes;
 use nf_transport_core::secure::AccessPolicy;
 use nf_transport_core::sequence::{SenderId, StreamId};
 
-use crate::host::boot_clock;
+use crate::host::{boot_clock, locked};
 use crate::receiver::delivery::collector_offsets::CollectorOffset;
 use crate::receiver::delivery::unmatched::Unmatched;
 use crate::receiver::session::sender_log::SenderLog;
@@ -53,7 +53,7 @@ impl Senders {
     }
 
     fn table(&self) -> MutexGuard<'_, SenderTable> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.table)
     }
 
     /// Returns the entry of `id`. If there are too many, free ones are removed.

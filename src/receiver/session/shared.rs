@@ -1,13 +1,13 @@
 //! State shared by all connections.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use nf_transport_core::sequence::StreamId;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::host::LogLimit;
+use crate::host::{LogLimit, locked};
 use crate::receiver::accept::known_sources::KnownSources;
 use crate::receiver::accept::rejected::RejectedPeers;
 use crate::receiver::accept::waiting::WaitingForSession;
@@ -77,18 +77,18 @@ impl Shared {
 
     /// Returns the number of suppressed log lines about `peer` if one may be logged now, else `None`.
     pub(crate) fn may_log(&self, peer: IpAddr) -> Option<u64> {
-        let mut complaints = self.log_limit.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut complaints = locked(&self.log_limit);
         complaints.admit(peer, Instant::now().into_std())
     }
 
     /// Notes for the status that a connection of `peer` was rejected.
     pub(crate) fn note_rejected(&self, peer: SocketAddr, reason: String) {
-        self.rejected.lock().unwrap_or_else(PoisonError::into_inner).note(peer, reason);
+        locked(&self.rejected).note(peer, reason);
     }
 
     /// Returns the number of rejected connections, and the latest peers.
     pub(crate) fn rejected(&self) -> (u64, Vec<RefusedStatus>) {
-        let refused = self.rejected.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = locked(&self.rejected);
         (refused.count(), refused.status())
     }
 }

@@ -16,11 +16,12 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use nf_transport_core::netflow::{Kept, News, TemplateMemory};
 use nf_transport_core::sequence::SenderId;
 
+use crate::host::locked;
 use crate::limits::SENDER_ENTRIES_MAX;
 use crate::receiver::output::PassedOn;
 use crate::receiver::state::templates::dirty_file::DirtyFile;
@@ -81,7 +82,7 @@ impl Templates {
             self.find_or_add(learners.entry(sender.clone()).or_default(), sender, collector).0
         };
         let passed_on = passed_on::read(state_directory, learner);
-        *self.passed_on.lock().unwrap_or_else(PoisonError::into_inner) = passed_on;
+        *locked(&self.passed_on) = passed_on;
     }
 
     fn restore(self: &Arc<Self>, rows: &[file::TemplateRow], restore: fn(&mut TemplateMemory, &Kept)) {
@@ -185,7 +186,7 @@ impl Templates {
 
     /// Takes the state that the last run handed over for the collector at this address. Returns it only once.
     pub(in crate::receiver) fn take_passed_on(&self, collector: SocketAddr) -> Option<PassedOn> {
-        self.passed_on.lock().unwrap_or_else(PoisonError::into_inner).remove(&collector)
+        locked(&self.passed_on).remove(&collector)
     }
 
     /// Stores, at an orderly stop, the state of these collectors for the next run.
@@ -216,7 +217,7 @@ impl Templates {
     }
 
     fn learners(&self) -> MutexGuard<'_, HashMap<SenderId, Vec<Arc<TemplateLearner>>>> {
-        self.learners.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.learners)
     }
 }
 

@@ -3,10 +3,11 @@
 //! [`LogQueue::push`] never waits: if the queue is full, the line is dropped and counted.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::host::process::logging::event::StoredEvent;
+use crate::host::{locked, wait_on};
 use crate::limits::LOG_QUEUE_MAX;
 
 /// One entry of the log.
@@ -62,7 +63,7 @@ impl LogQueue {
                 state.is_writing = true;
                 return entry;
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = wait_on(&self.changed, state);
         }
     }
 
@@ -81,7 +82,7 @@ impl LogQueue {
     }
 
     fn state(&self) -> MutexGuard<'_, QueueState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 }
 

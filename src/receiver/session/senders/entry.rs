@@ -2,13 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use nf_transport_core::framing::Hello;
 use nf_transport_core::sequence::{RunId, SenderId, StreamId};
 use tokio::sync::{OwnedMutexGuard, watch};
 
+use crate::host::locked;
 use crate::receiver::delivery::unmatched::Unmatched;
 use crate::receiver::delivery::{Delivery, Settled};
 use crate::receiver::session::sender_log::SenderLog;
@@ -64,7 +65,7 @@ impl SenderEntry {
     }
 
     pub(super) fn view(&self) -> MutexGuard<'_, ConnectionView> {
-        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.view)
     }
 
     /// Counts delivered, denied and lost datagrams, and logs the losses.

@@ -4,12 +4,13 @@ use std::fs::{File, OpenOptions, rename};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use nf_transport_core::sequence::{Position, RunId, StreamId};
 use nf_transport_core::spool::disk::not_created;
 
+use crate::host::locked;
 use crate::limits::STREAM_MARKED_EVERY;
 use crate::receiver::state::positions::begun::{self, BEGUN_LEN, BEGUN_OFFSET};
 use crate::receiver::state::positions::error::PositionsError;
@@ -213,7 +214,7 @@ impl StreamPosition {
     }
 
     fn state(&self) -> MutexGuard<'_, PositionFileState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     /// Returns the file, opened if needed.

@@ -44,7 +44,7 @@ mod stream_name;
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Instant, SystemTime};
 
 pub(crate) use error::PositionsError;
@@ -58,6 +58,7 @@ use nf_transport_core::sequence::{SenderId, StreamId};
 use stream_name::StreamName;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::host::locked;
 use crate::limits::{STREAMS_MAX, STREAMS_PER_SENDER};
 
 /// Name of the directory in the state directory.
@@ -202,7 +203,7 @@ impl Positions {
     }
 
     fn lock(&self) -> MutexGuard<'_, PositionsState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     /// Forgets streams beyond the limits, left by a version with larger ones or copied there.

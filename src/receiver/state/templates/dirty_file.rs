@@ -2,9 +2,11 @@
 
 use core::time::Duration;
 use std::io;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
+
+use crate::host::locked;
 
 /// A file that is written when its content has changed, and not too often.
 #[derive(Debug, Default)]
@@ -19,7 +21,7 @@ impl DirtyFile {
     /// Returns whether the file must be written, if the last attempt was at least `every` ago. A disk that
     /// fails is not retried sooner.
     pub(super) fn is_due(&self, every: Duration) -> bool {
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut written = locked(&self.written);
         let is_due =
             self.is_dirty.load(Ordering::Relaxed) && written.is_none_or(|last| last.elapsed() >= every);
         if is_due {

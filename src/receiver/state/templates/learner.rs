@@ -2,13 +2,14 @@
 
 use core::fmt;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Instant;
 
 use nf_transport_core::datagram::Datagram;
 use nf_transport_core::netflow::{News, Recipient, Repeats, TemplateMemory};
 use nf_transport_core::sequence::SenderId;
 
+use crate::host::locked;
 use crate::receiver::numbers::next_number;
 use crate::receiver::state::templates::usage::{MemoryKind, MemoryUsage};
 
@@ -141,7 +142,7 @@ impl TemplateLearner {
     }
 
     pub(super) fn memory(&self) -> MutexGuard<'_, TemplateMemory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.memory)
     }
 }
 

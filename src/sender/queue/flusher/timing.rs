@@ -1,10 +1,10 @@
 //! Decides when the flusher has work.
 
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use super::Flusher;
 use super::task::FlushTask;
+use crate::host::wait_on_for;
 use crate::sender::queue::state::{QueueState, ShutdownStage};
 
 /// The shortest interval at which the flusher checks an empty tail for new batches.
@@ -20,9 +20,7 @@ impl Flusher {
             if due <= now {
                 return self.task(&state, now);
             }
-            let (woken, _) =
-                self.queue.work.wait_timeout(state, due - now).unwrap_or_else(PoisonError::into_inner);
-            state = woken;
+            state = wait_on_for(&self.queue.work, state, due - now);
         }
     }
 
