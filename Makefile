@@ -168,7 +168,7 @@ clippy:
 
 # Readers of the source are the only readers of these pages, so they show the private items too.
 doc:
-	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items
 
 # The database of advisories, which cargo-deny fetches.
 ADVISORIES = https://github.com/rustsec/advisory-db
