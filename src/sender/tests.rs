@@ -1,16 +1,14 @@
 //! The queue with spool and receive journal in a real directory, without sockets and uplink.
 
 use std::net::UdpSocket;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nf_transport_core::batch::{Batch, BatchBuilder, Compression};
 use nf_transport_core::datagram::{Datagram, Timestamp};
 use nf_transport_core::limits::POSITIONS_PER_RUN;
-use nf_transport_core::secure::{Key, SpoolKeys};
 use nf_transport_core::sequence::Position;
-use nf_transport_core::spool::{MinFree, Policy, WhenFull};
+use nf_transport_core::spool::{MinFree, Policy};
 use tokio::sync::watch;
 
 use crate::host::Pulse;
@@ -19,7 +17,6 @@ use crate::sender::ingest::counters::IngestCounters;
 use crate::sender::journal;
 use crate::sender::queue::Queue;
 use crate::sender::queue::flusher::{Flusher, FlusherSettings};
-use crate::sender::queue::recovery::error::RecoveryError;
 use crate::sender::queue::recovery::{RecoveredRun, recover};
 use crate::sender::queue::state::{Next, ShutdownStage};
 use crate::sender::uplink::segment_source::SegmentSource;
@@ -203,48 +200,6 @@ fn positions_stay_unique_without_the_journal() {
     assert_balanced(&run.queue);
 }
 
-/// Returns the datagrams that a run without uplink holds at the end of 600 datagrams of 60,000 bytes. The
-/// disk of its spool fails after `breaking` it.
-fn held_without_disk(full: Policy, breaking: impl FnOnce(&Path)) -> Vec<u64> {
-    let directory = tempfile::tempdir().unwrap();
-    let mut run = start(&directory, full);
-    breaking(directory.path());
-    let flusher = flusher(&run, full, Duration::ZERO);
-    let thread = std::thread::spawn(move || flusher.run());
-    push(&mut run, 600, 60_000);
-    let figures = run.queue.figures();
-    assert!(figures.counts.spool_full > 0 && figures.queued > 0, "{figures:?}");
-    assert!(!run.queue.problems().is_empty());
-    assert_balanced(&run.queue);
-    let given = drain(&run.queue, run.queue.acknowledged());
-    run.queue.acknowledge(run.queue.next_position(), 0);
-    run.queue.advance_to(ShutdownStage::Stopped);
-    thread.join().unwrap();
-    given
-}
-
-#[test]
-fn a_disk_filled_by_others_drops_new_datagrams() {
-    for when_full in [WhenFull::DropOldest, WhenFull::DropNewest] {
-        // Nothing fits: all free space must stay free.
-        let full = Policy { min_free: MinFree::Bytes(u64::MAX / 2), when_full, ..policy() };
-        let given = held_without_disk(full, |_| {});
-        assert_eq!((given.first(), given.last() == Some(&599)), (Some(&0), false), "{when_full:?}");
-        assert!(given.len() > 190, "the ring holds 12 MiB, not {}", given.len());
-    }
-}
-
-#[test]
-fn a_failing_disk_drops_by_when_full() {
-    for (when_full, first_is_kept) in [(WhenFull::DropOldest, false), (WhenFull::DropNewest, true)] {
-        let given = held_without_disk(Policy { when_full, ..policy() }, |spool| {
-            std::fs::remove_dir_all(spool).unwrap();
-        });
-        assert_eq!(given.first() == Some(&0), first_is_kept);
-        assert_eq!(given.last() == Some(&599), !first_is_kept);
-    }
-}
-
 #[test]
 fn the_exporter_table_is_free_while_a_push_waits() {
     let directory = tempfile::tempdir().unwrap();
@@ -323,131 +278,11 @@ fn sent_and_read_batches_are_in_flight_at_once() {
     assert_eq!(run.queue.inspect().in_flight, Position(8));
 }
 
-fn spool_key(byte: char) -> Key {
-    Key::from_text(&byte.to_string().repeat(64)).unwrap()
-}
-
-/// Starts with these keys and a runtime directory, so that the journal is not in the spool directory.
-fn start_sealed(
-    directory: &tempfile::TempDir,
-    runtime: &tempfile::TempDir,
-    keys: SpoolKeys,
-) -> Result<RecoveredRun, RecoveryError> {
-    recover(directory.path(), Some(runtime.path()), policy(), &Arc::new(keys))
-}
-
-/// Returns every file of the spool with its content.
-fn contents(directory: &tempfile::TempDir) -> std::collections::BTreeMap<String, Vec<u8>> {
-    let files = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path());
-    let files = files.filter(|path| path.is_file());
-    files.map(|path| (path.display().to_string(), std::fs::read(&path).unwrap())).collect()
-}
-
-#[test]
-fn an_encrypted_spool_drains_after_a_key_change() {
-    let (directory, runtime) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let runs = [
-        SpoolKeys::opening([]),
-        SpoolKeys::sealing(spool_key('1'), []),
-        SpoolKeys::sealing(spool_key('2'), [spool_key('1')]),
-        SpoolKeys::opening([spool_key('2'), spool_key('1')]),
-    ];
-    for (number, keys) in runs.into_iter().enumerate() {
-        let mut run = start_sealed(&directory, &runtime, keys).unwrap();
-        let given = drain(&run.queue, Position(0));
-        assert_eq!(given, (0..30 * u64::try_from(number).unwrap()).collect::<Vec<_>>());
-        push(&mut run, 30, 700);
-        let before = contents(&directory);
-        spool_all(&run, policy());
-        let new: Vec<u8> = contents(&directory)
-            .into_iter()
-            .filter(|(name, _)| !before.contains_key(name))
-            .flat_map(|(_, bytes)| bytes)
-            .collect();
-        let shows =
-            new.windows(64).any(|window| window.iter().all(|byte| *byte == window[0]) && window[0] > 0);
-        assert_eq!(shows, number == 0 || number == 3, "run {number}");
-        assert_balanced(&run.queue);
-        kill(run);
-    }
-}
-
-#[test]
-fn without_its_key_a_spool_stays_unchanged() {
-    let (directory, runtime) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut run = start_sealed(&directory, &runtime, SpoolKeys::sealing(spool_key('1'), [])).unwrap();
-    push(&mut run, 10, 100);
-    spool_all(&run, policy());
-    kill(run);
-    let before = contents(&directory);
-    for (keys, given) in [
-        (SpoolKeys::default(), "no key is given for it"),
-        (
-            SpoolKeys::sealing(spool_key('2'), []),
-            &format!("the keys given for it are {}", spool_key('2').id()),
-        ),
-    ] {
-        let refusal = start_sealed(&directory, &runtime, keys).unwrap_err().to_string();
-        assert!(
-            refusal.contains(&format!("encrypted with key {}, and {given}", spool_key('1').id())),
-            "{refusal}"
-        );
-        assert_eq!(contents(&directory), before);
-    }
-    let run = start_sealed(&directory, &runtime, SpoolKeys::opening([spool_key('1')])).unwrap();
-    assert_eq!(drain(&run.queue, Position(0)), (0..10).collect::<Vec<_>>());
-}
-
-#[test]
-fn a_segment_without_its_key_is_waited_for() {
-    let (directory, runtime) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    for key in ['1', '2', '1'] {
-        let keys = SpoolKeys::sealing(spool_key(key), [spool_key('1'), spool_key('2')]);
-        let mut run = start_sealed(&directory, &runtime, keys).unwrap();
-        push(&mut run, 5, 100);
-        spool_all(&run, policy());
-        kill(run);
-    }
-    let run = start_sealed(&directory, &runtime, SpoolKeys::sealing(spool_key('1'), [])).unwrap();
-    let mut backlog = SegmentSource::new(run.queue.clone());
-    let first = backlog.read(Position(0)).unwrap();
-    assert_eq!(first.last().unwrap().end(), Position(5));
-    for _ in 0..10 {
-        let error = backlog.read(Position(5)).unwrap_err().to_string();
-        assert!(error.contains(&spool_key('2').id().to_string()), "{error}");
-    }
-    assert_eq!(run.queue.figures().counts.corrupt, 0);
-    assert_eq!(run.queue.figures().queued, 15);
-    drop(backlog);
-    kill(run);
-    let both = SpoolKeys::opening([spool_key('1'), spool_key('2')]);
-    let run = start_sealed(&directory, &runtime, both).unwrap();
-    assert_eq!(drain(&run.queue, Position(0)), (0..15).collect::<Vec<_>>());
-}
-
-#[test]
-fn encryption_loses_no_unencrypted_journal() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut run = start(&directory, policy());
-    push(&mut run, 3, 100);
-    kill(run);
-    let sealing = || Arc::new(SpoolKeys::sealing(spool_key('1'), []));
-    let refusal = recover(directory.path(), None, policy(), &sealing()).unwrap_err().to_string();
-    assert!(refusal.contains("start once without spool.encrypt and stop in order"), "{refusal}");
-    let run = start(&directory, policy());
-    assert_eq!(drain(&run.queue, Position(0)), [0, 1, 2]);
-    spool_all(&run, policy());
-    std::fs::remove_file(directory.path().join("intake")).unwrap();
-    kill(run);
-    let mut run = recover(directory.path(), None, policy(), &sealing()).unwrap();
-    push(&mut run, 3, 100);
-    assert!(!directory.path().join("intake").exists());
-    assert_eq!(drain(&run.queue, Position(0)), [0, 1, 2, 3, 4, 5]);
-}
-
 mod damage;
 mod encryption;
 mod fairness;
+mod full_disk;
+mod key_changes;
 mod losses;
 mod newer;
 mod replacement;

@@ -1,19 +1,23 @@
+mod counting;
+mod skipping;
+mod templates;
+
 use core::net::SocketAddr;
 use core::time::Duration;
 use std::net::UdpSocket;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use nf_transport_core::batch::{BatchBuilder, BatchError, Compression, Records};
+use nf_transport_core::batch::{BatchBuilder, Compression, Records};
 use nf_transport_core::datagram::{Datagram, Timestamp};
 use nf_transport_core::limits::PAYLOAD_MAX;
 use nf_transport_core::prefixes::Prefixes;
-use nf_transport_core::sequence::{Gap, GapReason, Position, StreamId};
+use nf_transport_core::sequence::{Position, StreamId};
 use rand::{RngExt, SeedableRng};
 
 use super::*;
 use crate::receiver::output::ResolvedCollector;
-use crate::receiver::state::templates::{netflow_9, test_sender};
+use crate::receiver::state::templates::test_sender;
 use crate::status::CollectorState;
 
 /// `payloads` as batches.
@@ -250,32 +254,6 @@ async fn each_sender_keeps_its_order_at_one_collector() {
     }
 }
 
-/// Outputs to `hold` and `skip`, with these settings.
-fn of_both_kinds(hold: SocketAddr, skip: SocketAddr) -> Outputs {
-    let mut skipping = ResolvedCollector::at(&skip);
-    skipping.settings.when_down = WhenDown::Skip;
-    Outputs::to(&[]).changed_to(&[ResolvedCollector::at(&hold), skipping])
-}
-
-/// Batches of 100 datagrams of 1,000 bytes, more than fit in two lanes, and all payloads.
-fn long_stream() -> (Vec<Records>, Vec<Vec<u8>>) {
-    let payloads = numbered(3000, 1000);
-    (batches(&payloads), payloads)
-}
-
-fn nobody() -> SocketAddr {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
-/// Queues the next batch of the stream, and delivers until another one may follow.
-async fn push_and_make_way(delivery: &mut Delivery, records: Records) {
-    push(delivery, records);
-    while !delivery.may_take_more() {
-        delivery.run().await;
-        delivery.settle();
-    }
-}
-
 /// Delivers until there is no progress any more.
 async fn run_to_the_end(delivery: &mut Delivery) {
     while delivery.is_under_way() {
@@ -284,298 +262,4 @@ async fn run_to_the_end(delivery: &mut Delivery) {
         }
         delivery.settle();
     }
-}
-
-#[tokio::test]
-async fn holding_does_not_delay_collectors_that_skip() {
-    let (stream, payloads) = long_stream();
-    let skip = collector("127.0.0.1:0");
-    let absent = nobody();
-    let outputs = of_both_kinds(absent, skip.local_addr().unwrap());
-    let reader = read_slowly(skip, payloads.len(), 1000);
-    let mut delivery = begun(0, &outputs);
-    for records in stream {
-        push_and_make_way(&mut delivery, records).await;
-        assert!(delivery.holding.bytes <= LANE_MAX + 66_000 && delivery.skipping.bytes <= LANE_MAX + 66_000);
-    }
-    run_to_the_end(&mut delivery).await;
-    assert!(reader.join().unwrap() == payloads, "lost, repeated or out of order");
-    assert_eq!((delivery.position(), delivery.settled()), (Position(0), Position(0)));
-    assert_eq!(outputs.figures()[1].counts.skipped, 0);
-    assert!(delivery.is_behind());
-    assert_eq!(delivery.wanted_resend(), None, "there is no room before the collector is back");
-}
-
-/// Outputs to these, all set to skip.
-fn skipping(addresses: [SocketAddr; 2]) -> Outputs {
-    let collectors = addresses.map(|address| {
-        let mut resolved = ResolvedCollector::at(&address);
-        resolved.settings.when_down = WhenDown::Skip;
-        resolved
-    });
-    Outputs::to(&[]).changed_to(&collectors)
-}
-
-#[tokio::test]
-async fn a_down_collector_sets_no_pace() {
-    let (stream, payloads) = long_stream();
-    let slow = collector("127.0.0.1:0");
-    let outputs = skipping([nobody(), slow.local_addr().unwrap()]);
-    let reader = read_slowly(slow, payloads.len(), 50);
-    let mut delivery = begun(0, &outputs);
-    for records in stream {
-        push_and_make_way(&mut delivery, records).await;
-    }
-    run_to_the_end(&mut delivery).await;
-    assert_eq!(outputs.figures()[1].counts.skipped, 0);
-    assert!(reader.join().unwrap() == payloads, "lost, repeated or out of order");
-}
-
-#[tokio::test]
-async fn a_new_skipping_collector_starts_at_the_end() {
-    let (stream, _) = long_stream();
-    let (skip, absent) = (collector("127.0.0.1:0"), nobody());
-    let both = of_both_kinds(absent, skip.local_addr().unwrap());
-    let reader = read_slowly(skip, usize::MAX, 1000);
-    let mut delivery = begun(0, &both);
-    let mut stream = stream.into_iter();
-    while !delivery.is_behind() {
-        push(&mut delivery, stream.next().unwrap());
-        run_to_the_end(&mut delivery).await;
-    }
-    let front = delivery.received_up_to();
-    delivery.change(&both.changed_to(&[ResolvedCollector::at(&absent)]));
-    delivery.change(&both);
-    assert_eq!((delivery.skipping.position(), delivery.skip_position()), (Some(front), Some(front)));
-    let skipping = skipping([absent, both.figures()[1].address]);
-    delivery.change(&skipping);
-    assert_eq!(skipping.figures()[0].counts.skipped, front.0, "it was waited for until now");
-    drop((delivery, reader));
-}
-
-#[tokio::test]
-async fn only_a_returning_collector_gets_resends() {
-    let (stream, payloads) = long_stream();
-    let skip = collector("127.0.0.1:0");
-    let absent = nobody();
-    let outputs = of_both_kinds(absent, skip.local_addr().unwrap());
-    let skip_reader = read_slowly(skip, payloads.len(), 1000);
-    let mut delivery = begun(0, &outputs);
-    for records in &stream {
-        push(&mut delivery, records.clone());
-        while !delivery.may_take_more() {
-            delivery.run().await;
-        }
-    }
-    let hold_reader = read_slowly(collector(&absent.to_string()), payloads.len(), 1000);
-    while delivery.position() < Position(3000) {
-        delivery.run().await;
-        delivery.settle();
-        let Some((first, bytes)) = delivery.wanted_resend() else { continue };
-        let (mut place, mut room) = (Position(0), usize::try_from(bytes).unwrap());
-        for records in &stream {
-            let end = place.plus(u64::try_from(records.iter().count()).unwrap());
-            if place >= first && room > 0 {
-                room = room.saturating_sub(records.len());
-                delivery.push_resent(pending(place, end, place, records.clone()));
-            }
-            place = end;
-        }
-    }
-    delivery.settle();
-    assert!(!delivery.is_behind() && delivery.is_even());
-    assert_eq!(delivery.settled(), Position(3000));
-    assert!(hold_reader.join().unwrap() == payloads, "lost, repeated or out of order");
-    assert!(skip_reader.join().unwrap() == payloads, "lost, repeated or out of order");
-    assert_eq!(outputs.figures()[1].counts.datagrams, 3000);
-}
-
-#[tokio::test]
-async fn a_stuck_skipping_collector_delays_nobody() {
-    let (stream, payloads) = long_stream();
-    let hold = collector("127.0.0.1:0");
-    // Its socket exists, and it reads nothing.
-    let stuck = collector("127.0.0.1:0");
-    let outputs = of_both_kinds(hold.local_addr().unwrap(), stuck.local_addr().unwrap());
-    let reader = read_slowly(hold, payloads.len(), 1000);
-    let mut delivery = begun(0, &outputs);
-    for records in stream {
-        push_and_make_way(&mut delivery, records).await;
-    }
-    while delivery.position() < Position(3000) {
-        delivery.run().await;
-        delivery.settle();
-    }
-    assert!(reader.join().unwrap() == payloads, "lost, repeated or out of order");
-    let [_, stuck] = outputs.figures().try_into().unwrap();
-    let waiting: u64 = delivery.skipping.batches.iter().map(|batch| batch.end.since(batch.first)).sum();
-    let partly = stuck.counts.datagrams + stuck.counts.skipped;
-    assert!(stuck.counts.skipped > 1000 && partly + waiting >= 3000, "{stuck:?}, {waiting} waiting");
-}
-
-#[tokio::test]
-async fn after_a_lost_link_each_collector_resumes() {
-    let skip = collector("127.0.0.1:0");
-    let outputs = of_both_kinds(nobody(), skip.local_addr().unwrap());
-    let payloads = numbered(50, 100);
-    let mut delivery = begun(0, &outputs);
-    push(&mut delivery, batches(&payloads).remove(0));
-    run_to_the_end(&mut delivery).await;
-    assert_eq!(delivery.skip_position(), Some(Position(50)));
-    assert_eq!(delivery.suspend(), Settled::default());
-    delivery.resume(Position(0));
-    assert_eq!((delivery.position(), delivery.received_up_to()), (Position(0), Position(50)));
-    assert!(delivery.is_behind());
-    assert_eq!(delivery.wanted_resend().unwrap().0, Position(0));
-    let again = Delivery::new(test_sender(), Position(0), Some(Position(50)), &outputs, &HashMap::new());
-    assert_eq!((again.position(), again.received_up_to()), (Position(0), Position(50)));
-}
-
-/// A datagram that defines template 256 with one field of this length.
-fn defining(length: u8) -> Vec<u8> {
-    let mut payload = netflow_9(true);
-    *payload.last_mut().unwrap() = length;
-    payload
-}
-
-/// All datagrams that `socket` has received.
-fn received(socket: &UdpSocket) -> Vec<Vec<u8>> {
-    socket.set_nonblocking(true).unwrap();
-    let mut buffer = [0; 2048];
-    core::iter::from_fn(|| socket.recv(&mut buffer).ok().map(|length| buffer[..length].to_vec())).collect()
-}
-
-/// The lengths of the field of template 256, as these payloads define it; `None` for others.
-fn definitions(payloads: &[Vec<u8>]) -> Vec<Option<u8>> {
-    payloads.iter().map(|payload| (payload[20..22] == [0, 0]).then(|| payload[31])).collect()
-}
-
-/// Two collectors get a definition. Then one of them is down while it changes, and back afterwards. Returns
-/// the definitions that each one gets after that.
-async fn redefined_while_away(when_down: [WhenDown; 2]) -> [Vec<Option<u8>>; 2] {
-    let [stays, leaves] = ["127.0.0.1:0", "127.0.0.1:0"].map(collector);
-    let addresses = [&stays, &leaves].map(|socket| socket.local_addr().unwrap());
-    let mut resolved = addresses.map(|address| ResolvedCollector::at(&address));
-    for (resolved, when_down) in resolved.iter_mut().zip(when_down) {
-        resolved.settings.when_down = when_down;
-    }
-    let outputs = Outputs::to(&[]).changed_to(&resolved);
-    let mut delivery = begun(0, &outputs);
-    push(&mut delivery, batches(&[defining(4)]).remove(0));
-    run_to_the_end(&mut delivery).await;
-    assert_eq!([&stays, &leaves].map(|socket| received(socket).len()), [1, 1]);
-    drop(leaves);
-    let data = netflow_9(false);
-    push(&mut delivery, batches(&[data.clone(), defining(8), data]).remove(0));
-    for _ in 0..3 {
-        tokio::time::timeout(Duration::from_millis(200), delivery.run()).await.ok();
-    }
-    let back = collector(&addresses[1].to_string());
-    run_to_the_end(&mut delivery).await;
-    [&back, &stays].map(|socket| definitions(&received(socket)))
-}
-
-#[tokio::test]
-async fn a_returning_collector_gets_its_own_templates() {
-    for when_down in [[WhenDown::Hold; 2], [WhenDown::Skip, WhenDown::Hold]] {
-        let [back, stayed] = redefined_while_away(when_down).await;
-        assert_eq!(back, [Some(4), None, Some(8), None], "{when_down:?}");
-        assert_eq!(stayed, [None, Some(8), None], "{when_down:?}: no repeats");
-    }
-}
-
-#[tokio::test]
-async fn an_unrelated_collector_teaches_nothing() {
-    let [stays, leaves] = ["127.0.0.1:0", "127.0.0.1:0"].map(collector);
-    let [stays_at, leaves_at] = [&stays, &leaves].map(|socket| socket.local_addr().unwrap());
-    let mut others = ResolvedCollector::at(&stays_at);
-    others.settings.exporters = vec!["198.51.100.0/24".parse().unwrap()];
-    let outputs = Outputs::to(&[]).changed_to(&[others, ResolvedCollector::at(&leaves_at)]);
-    let mut delivery = begun(0, &outputs);
-    push(&mut delivery, batches(&[defining(4)]).remove(0));
-    run_to_the_end(&mut delivery).await;
-    drop(leaves);
-    let data = netflow_9(false);
-    push(&mut delivery, batches(&[data.clone(), defining(8), data]).remove(0));
-    tokio::time::timeout(Duration::from_millis(300), delivery.run()).await.unwrap_err();
-    let back = collector(&leaves_at.to_string());
-    run_to_the_end(&mut delivery).await;
-    assert_eq!(definitions(&received(&back)), [Some(4), None, Some(8), None]);
-    assert!(received(&stays).is_empty());
-}
-
-#[tokio::test]
-async fn datagrams_without_any_collector_are_settled() {
-    let outputs = Outputs::to(&[]);
-    let mut delivery = begun(0, &outputs);
-    push(&mut delivery, batches(&numbered(3, 10)).remove(0));
-    let settled = delivery.settle();
-    assert_eq!((settled.delivered.datagrams, delivery.settled()), (3, Position(3)));
-    assert_eq!(delivery.settle(), Settled::default());
-}
-
-#[tokio::test]
-async fn a_delivery_resumes_among_dropped_datagrams() {
-    let live = [true, false, true, true, false, false, true, false];
-    let payloads = numbered(8, 100);
-    for done in 0..8 {
-        let socket = collector("127.0.0.1:0");
-        let outputs = Outputs::to(&[socket.local_addr().unwrap()]);
-        let mut builder = BatchBuilder::new(StreamId([1; 16]), Compression::None);
-        for (payload, is_live) in payloads.iter().zip(live) {
-            let (exporter, local) = ("192.0.2.1:4000".parse().unwrap(), "192.0.2.2:2055".parse().unwrap());
-            let datagram = Datagram { exporter, local, arrival: Timestamp(0), payload };
-            if is_live {
-                builder.push(&datagram).unwrap();
-            } else {
-                builder.push_dropped(Timestamp(0)).unwrap();
-            }
-        }
-        let batch = builder.finish(Position(0)).unwrap();
-        let mut delivery = begun(done, &outputs);
-        let (first, end, first_new) = (batch.first(), batch.end(), Position(done));
-        let (records, exporters) = (Ok(batch.records().unwrap()), Prefixes::default());
-        delivery.push(PendingBatch { first, end, first_new, records, exporters });
-        delivery.run().await;
-        let settled = delivery.settle();
-        assert_eq!(delivery.settled(), Position(8), "dropped datagrams hold nothing up");
-        let expected: Vec<Vec<u8>> = (0..8)
-            .filter(|place| *place >= usize::try_from(done).unwrap() && live[*place])
-            .map(|place| payloads[place].clone())
-            .collect();
-        assert_eq!(settled.delivered.datagrams, u64::try_from(expected.len()).unwrap());
-        assert_eq!(read_slowly(socket, expected.len(), 8).join().unwrap(), expected, "from {done}");
-    }
-}
-
-#[tokio::test]
-async fn a_repeated_batch_is_counted_once() {
-    let socket = collector("127.0.0.1:0");
-    let mut of_others = ResolvedCollector::at(&socket.local_addr().unwrap());
-    of_others.settings.exporters = vec!["198.51.100.0/24".parse().unwrap()];
-    let outputs = Outputs::to(&[]).changed_to(&[of_others]);
-    let mut delivery = begun(0, &outputs);
-    let gap = Gap { first: Position(5), end: Position(8), reason: GapReason::Corrupt };
-    let mut settled = Settled::default();
-    for connection in 0..4 {
-        push(&mut delivery, batches(&numbered(5, 100)).remove(0));
-        delivery.push(PendingBatch::of_gap(gap));
-        let cause = LossCause::Unreadable(BatchError::Records);
-        let (first, end, exporters) = (Position(8), Position(10), Prefixes::default());
-        delivery.push(PendingBatch { first, end, first_new: first, records: Err(cause), exporters });
-        let unused = Gap { first: Position(10), end: Position(1000), reason: GapReason::Unused };
-        delivery.push(PendingBatch::of_gap(unused));
-        if connection == 3 {
-            while delivery.is_under_way() {
-                delivery.run().await;
-                settled.add(delivery.settle());
-            }
-        }
-        settled.add(delivery.suspend());
-        delivery.resume(delivery.position());
-    }
-    assert_eq!(settled.unmatched, [("192.0.2.1".parse().unwrap(), 5)].into());
-    let loss = |first, datagrams, cause| Loss { first: Position(first), datagrams, cause };
-    let reported = loss(5, 3, LossCause::Reported(GapReason::Corrupt));
-    assert_eq!(settled.losses, [reported, loss(8, 2, LossCause::Unreadable(BatchError::Records))]);
 }

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use nf_transport_core::batch::{ParsedBatch, Sealing};
-use nf_transport_core::secure::OpenError;
+use nf_transport_core::secure::{Key, OpenError, SpoolKeys};
 use nf_transport_core::sequence::StreamId;
 use nf_transport_core::spool::SEGMENT_HEADER_LEN;
 
 use super::*;
 use crate::host::DaemonError;
+use crate::sender::queue::recovery::error::RecoveryError;
 use crate::sender::uplink::segment_source::SegmentSourceError;
 
 fn key(digit: char) -> Key {

@@ -1,6 +1,8 @@
 //! Segments and batches of a newer version in the queue: every position is counted once, by uplink or
 //! flusher.
 
+use std::path::Path;
+
 use nf_transport_core::spool::as_newer::{set_header_byte, set_version};
 use nf_transport_core::spool::{Item, Newer, SEGMENT_HEADER_LEN};
 
