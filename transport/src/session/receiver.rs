@@ -1,47 +1,19 @@
 //! The receiver's side of a session: returns one batch at a time and acknowledges delivered positions.
 
+mod event;
+mod stream_state;
+
 use std::time::Instant;
 
-use bytes::Bytes;
+pub use event::ReceiverEvent;
+use stream_state::StreamState;
 
-use crate::batch::{Batch, BatchError};
 use crate::framing::{Hello, Message, Refusal, RefusalCode, Resend, Welcome};
 use crate::limits::{ACK_BYTES, ACK_DELAY, WINDOW};
-use crate::sequence::{Gap, Position, RunId, StreamId};
+use crate::sequence::{Position, RunId};
 use crate::session::liveness::Liveness;
 use crate::session::wire::Wire;
 use crate::session::{Outbox, SessionError};
-
-/// An event of the receiver's side.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ReceiverEvent {
-    /// A sender requests a session. The daemon calls `welcome` or `reject`.
-    Hello(Hello),
-    /// The next batch. No other batch follows before `resume_reading`.
-    ///
-    /// When the batch is delivered and that is stored, the daemon calls `acknowledge` with its end.
-    Batch {
-        /// A whole and undamaged batch, whose records are not parsed yet.
-        batch: Batch,
-        /// Number of datagrams at its start that were received before; `skip < batch.datagrams()`.
-        skip: usize,
-    },
-    /// The next positions will never be sent. The gap starts at the expected position.
-    ///
-    /// The daemon calls `resume_reading` and `acknowledge` as for a batch.
-    Gap(Gap),
-    /// A requested batch, which contains the next requested position.
-    ResentBatch(Batch),
-    /// A gap in place of requested positions. It starts at the next requested position.
-    ResentGap(Gap),
-    /// A batch that was completely received before. The daemon only counts it.
-    Duplicate {
-        /// Number of its datagrams, without dropped ones.
-        datagrams: u32,
-    },
-    /// The sender closed the session regularly.
-    Goodbye,
-}
 
 /// Progress of a stream at the time its sender connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,78 +55,6 @@ enum ReceiverPhase {
     HelloReceived(Hello),
     Open(StreamState),
     Ended,
-}
-
-/// Progress of the stream in an open session.
-#[derive(Debug)]
-struct StreamState {
-    stream: StreamId,
-    /// Next expected position.
-    expected: Position,
-    /// Position below which everything is delivered; `delivered <= expected`.
-    delivered: Position,
-    /// Position of the last RECEIVED message.
-    reported_received: Position,
-    /// True from the return of a batch or gap until `resume_reading`.
-    is_paused: bool,
-    /// Outstanding part of a RESEND request: next position, and bytes of batches.
-    requested: Option<(Position, usize)>,
-}
-
-impl StreamState {
-    fn accept_batch(&mut self, bytes: &Bytes) -> Result<ReceiverEvent, SessionError> {
-        let batch = Batch::parse_exact(self.stream, bytes)?;
-        if batch.is_sealed() {
-            return Err(BatchError::Sealed.into());
-        }
-        let skip = self.expected.since(batch.first());
-        if self.accept_resent(batch.first(), batch.end(), batch.bytes().len()).is_some() {
-            return Ok(ReceiverEvent::ResentBatch(batch));
-        }
-        if !self.advance(batch.first(), batch.end())? {
-            let datagrams = batch.datagrams().saturating_sub(u32::from(batch.dropped()));
-            return Ok(ReceiverEvent::Duplicate { datagrams });
-        }
-        Ok(ReceiverEvent::Batch { batch, skip: usize::try_from(skip).unwrap_or(usize::MAX) })
-    }
-
-    fn accept_gap(&mut self, gap: Gap) -> Result<Option<ReceiverEvent>, SessionError> {
-        let first = gap.first.max(self.expected);
-        if let Some(first) = self.accept_resent(gap.first, gap.end, 0) {
-            return Ok(Some(ReceiverEvent::ResentGap(Gap { first, ..gap })));
-        }
-        let is_new = self.advance(gap.first, gap.end)?;
-        Ok(is_new.then_some(ReceiverEvent::Gap(Gap { first, ..gap })))
-    }
-
-    /// Advances the outstanding request if the positions `first` to `end` contain its next position.
-    ///
-    /// Returns that position; `None` if the positions are not a part of the request.
-    fn accept_resent(&mut self, first: Position, end: Position, bytes: usize) -> Option<Position> {
-        let (next, wanted) = self.requested?;
-        if !(first..end).contains(&next) {
-            return None;
-        }
-        if end > self.expected {
-            // The batch also contains new positions, so it is handled as a new one. The daemon can request
-            // all of it afterwards.
-            self.requested = None;
-            return None;
-        }
-        let wanted = wanted.saturating_sub(bytes);
-        self.requested = (end < self.expected && wanted > 0).then_some((end, wanted));
-        Some(next)
-    }
-
-    /// Advances the expected position to `end`. Returns true, and pauses reading, if there are new positions.
-    fn advance(&mut self, first: Position, end: Position) -> Result<bool, SessionError> {
-        if first > self.expected {
-            return Err(SessionError::Hole { expected: self.expected, found: first });
-        }
-        self.is_paused = end > self.expected;
-        self.expected = self.expected.max(end);
-        Ok(self.is_paused)
-    }
 }
 
 impl ReceiverSession {
