@@ -20,6 +20,7 @@ pub(crate) mod unacknowledged;
 use core::pin::pin;
 use std::time::Duration;
 
+use nf_transport_core::framing::Heartbeat;
 use nf_transport_core::secure::StreamKey;
 use nf_transport_core::sequence::Position;
 use nf_transport_core::spool::Divergence;
@@ -29,6 +30,7 @@ use crate::config::HostPort;
 use crate::host::{LogLimit, ROUND, Suppressed};
 use crate::sender::uplink::attempt::{AttemptOutcome, NextStep, segment_size_advice};
 use crate::sender::uplink::backoff::Backoff;
+use crate::sender::uplink::connection::Connection;
 use crate::sender::uplink::dialer::{Dialer, EstablishedChannel};
 use crate::sender::uplink::ended::SessionEnd;
 use crate::sender::uplink::session_loop::{SessionLoop, SessionSignals};
@@ -226,12 +228,14 @@ impl Uplink {
         self.redial.mark_unchanged();
         let peer = peer_name(&answer);
         let EstablishedChannel { address, segment_bytes, stream, .. } = answer;
-        let signals = SessionSignals { settings: self.settings.clone(), redial: self.redial.clone() };
-        let mut session = match SessionLoop::new(self, stream, segment_bytes, signals) {
-            Ok(session) => session,
+        let heartbeat = Heartbeat::nearest(self.settings.borrow().heartbeat);
+        let connection = match Connection::begin(&self.queue, stream, heartbeat) {
+            Ok(connection) => Box::new(connection),
             Err(error) => return AttemptOutcome::session_ended(&error.into(), false, false, ""),
         };
-        let ended = session.run(&peer).await;
+        let signals = SessionSignals { settings: self.settings.clone(), redial: self.redial.clone() };
+        let mut session = SessionLoop::new(self, &connection, heartbeat, segment_bytes, signals);
+        let ended = session.run(connection, &peer).await;
         let is_agreed = session.is_agreed;
         // A superseded session counts as failed, so that two senders with one id back off.
         let has_worked = session.has_worked() && !matches!(ended, SessionEnd::Superseded(_));

@@ -1,18 +1,19 @@
 //! The connection to a receiver: the session and the secure stream that carries it.
 //!
-//! The uplink task owns it. After WELCOME, ingest also sends over it the batches that are in memory. To wake
-//! the uplink task for each burst would cost more than to send the burst. Only the uplink task sends batches
-//! from the spool.
+//! The uplink task owns it. From WELCOME on it lends the connection to ingest while it waits, and ingest
+//! sends the batches that are in memory. To wake the uplink task for each burst would cost more than to send
+//! the burst. Only the uplink task sends batches from the spool.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::Mutex;
 
 use nf_transport_core::batch::Batch;
+use nf_transport_core::framing::Heartbeat;
 use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::limits::LANE_MAX;
 use nf_transport_core::sequence::{Position, StreamId};
 use nf_transport_core::session::{OutOfOrder, SenderSession};
-use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::host::locked;
 use crate::host::secure_stream::{SecureStream, StreamError};
@@ -43,8 +44,15 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(session: SenderSession, stream: SecureStream, sent_as: StreamId) -> Self {
-        Self { session, stream, sent_as, sent: Unacknowledged::default() }
+    /// Begins a session over `stream`.
+    pub(crate) fn begin(
+        queue: &Queue,
+        stream: SecureStream,
+        heartbeat: Heartbeat,
+    ) -> Result<Self, StreamError> {
+        let hello = queue.hello(heartbeat, stream.channel().binding()?);
+        let session = SenderSession::new(hello, Instant::now().into_std());
+        Ok(Self { session, stream, sent_as: hello.stream, sent: Unacknowledged::default() })
     }
 
     /// Fills the session and the socket with as much as they accept now. Calls `read` for positions that are
@@ -119,26 +127,34 @@ impl Connection {
     }
 }
 
-/// The handle by which ingest reaches the connection of the uplink task.
+/// The slot in which the uplink task lends its connection to ingest.
+///
+/// The uplink task works on its connection outside of the slot, so it holds the lock only to move a pointer.
+/// Ingest holds it while it sends at most a window of data, without waiting.
 #[derive(Debug, Default)]
 pub(crate) struct SharedConnection {
-    connection: std::sync::Mutex<Option<Arc<Mutex<Connection>>>>,
+    lent: Mutex<Option<Box<Connection>>>,
 }
 
 impl SharedConnection {
-    /// Sets the connection over which ingest sends, or none.
-    pub(crate) fn set(&self, connection: Option<Arc<Mutex<Connection>>>) {
-        *locked(&self.connection) = connection;
+    /// Lends `connection` to ingest until the uplink task takes it back.
+    pub(crate) fn lend(&self, connection: Box<Connection>) {
+        *locked(&self.lent) = Some(connection);
+    }
+
+    /// Takes the lent connection back. Waits while ingest sends.
+    pub(crate) fn take_back(&self) -> Option<Box<Connection>> {
+        locked(&self.lent).take()
     }
 
     /// Sends the queue without waiting. Returns `true` if everything was sent, so that the uplink task need
-    /// not wake up.
+    /// not wake up. Returns `false` if no connection is lent: the uplink task may have read the queue before
+    /// the last push. The caller then announces the push, and the uplink task sends it.
     pub(crate) fn send_pending(&self, queue: &Queue) -> bool {
-        let connection = locked(&self.connection);
-        let Some(mut connection) = connection.as_ref().and_then(|connection| connection.try_lock().ok())
-        else {
-            return false;
-        };
+        // Lock order: connection, then state of the queue. The uplink task holds no connection lock when it
+        // locks that state.
+        let mut lent = locked(&self.lent);
+        let Some(connection) = lent.as_mut() else { return false };
         matches!(connection.send_pending(queue, |_, _| None), Ok(SendProgress::All))
             && !connection.has_output()
     }

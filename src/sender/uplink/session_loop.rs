@@ -1,17 +1,17 @@
 //! One session with a receiver: sends the queue and removes acknowledged datagrams from it.
 //!
-//! Holds at most twice `READ_AHEAD` plus `OUTBOX_MAX` bytes of the spool in memory. Shares its connection
-//! with ingest.
+//! Holds at most twice `READ_AHEAD` plus `OUTBOX_MAX` bytes of the spool in memory. Lends its connection to
+//! ingest while it waits.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use nf_transport_core::framing::{Heartbeat, Welcome};
+use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::sequence::Position;
-use nf_transport_core::session::{SenderEvent, SenderSession};
+use nf_transport_core::session::SenderEvent;
 use tokio::io::Ready;
-use tokio::sync::{Mutex, MutexGuard, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::host::secure_stream::{Received, SecureStream, StreamError, protection};
@@ -36,9 +36,10 @@ const READ_SIZE: usize = 4096;
 /// The event loop of one session.
 pub(crate) struct SessionLoop<'a> {
     uplink: &'a Uplink,
-    connection: Arc<Mutex<Connection>>,
     /// The receiver has sent WELCOME and the streams agree.
     pub(crate) is_agreed: bool,
+    /// The session is being closed in order.
+    closing: Option<Closing>,
     read_ahead: ReadAhead,
     /// The time at which the channel is too old and a new handshake is due.
     renew_at: Instant,
@@ -72,31 +73,28 @@ enum Wakeup {
 }
 
 impl<'a> SessionLoop<'a> {
-    /// Begins a session over `stream`.
+    /// Prepares the loop for the session of `connection`, which has just begun.
     pub(crate) fn new(
-        link: &'a Uplink,
-        stream: SecureStream,
+        uplink: &'a Uplink,
+        connection: &Connection,
+        heartbeat: Heartbeat,
         segment_bytes: Option<u16>,
-        watched: SessionSignals,
-    ) -> Result<Self, StreamError> {
-        let heartbeat = Heartbeat::nearest(watched.settings.borrow().heartbeat);
-        let hello = link.queue.hello(heartbeat, stream.channel().binding()?);
-        let now = Instant::now().into_std();
-        let session = SenderSession::new(hello, now);
-        let expiry = SessionExpiry::of(stream.channel());
-        Ok(Self {
-            uplink: link,
-            connection: Arc::new(Mutex::new(Connection::new(session, stream, hello.stream))),
+        signals: SessionSignals,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            uplink,
             is_agreed: false,
-            read_ahead: ReadAhead::new(&link.queue),
-            renew_at: Instant::now() + CHANNEL_AGE_MAX,
-            expiry,
-            signals: watched,
+            closing: None,
+            read_ahead: ReadAhead::new(&uplink.queue),
+            renew_at: now + CHANNEL_AGE_MAX,
+            expiry: SessionExpiry::of(connection.stream.channel()),
+            signals,
             read_errors: LogLimit::default(),
-            stall: StallDetector::new(heartbeat.duration(), now),
+            stall: StallDetector::new(heartbeat.duration(), now.into_std()),
             has_progressed: false,
             segment_bytes,
-        })
+        }
     }
 
     /// Returns `true` if the receiver acknowledged something, or everything was acknowledged already.
@@ -105,12 +103,30 @@ impl<'a> SessionLoop<'a> {
     }
 
     /// Runs the session until it ends, and closes the connection.
-    pub(crate) async fn run(&mut self, peer: &str) -> SessionEnd {
-        let shared = self.connection.clone();
-        let ended = self.run_until_end(&shared, peer).await;
+    pub(crate) async fn run(&mut self, mut connection: Box<Connection>, peer: &str) -> SessionEnd {
+        let ended = loop {
+            self.uplink.pulse.beat();
+            let progress = match self.proceed(&mut connection, peer) {
+                Ok(progress) => progress,
+                Err(ended) => break ended,
+            };
+            let (returned, wakeup) = self.wait(connection, progress).await;
+            let Some(returned) = returned else {
+                note_internal_error("the connection lent to ingest is gone");
+                return SessionEnd::Closed;
+            };
+            connection = returned;
+            if let Err(ended) = self.handle_wakeup(&mut connection, wakeup, peer) {
+                break ended;
+            }
+        };
         let ended = self.explain_end(ended);
-        self.uplink.connection.set(None);
-        let mut connection = shared.lock().await;
+        self.close(&mut connection, &ended).await;
+        ended
+    }
+
+    /// Closes the connection of a session that has `ended`.
+    async fn close(&self, connection: &mut Connection, ended: &SessionEnd) {
         match ended {
             // The receiver has closed: nothing more can be sent.
             SessionEnd::Closed | SessionEnd::Stream(_) => {}
@@ -123,7 +139,7 @@ impl<'a> SessionLoop<'a> {
             SessionEnd::Renewed | SessionEnd::Asked | SessionEnd::Stopped => {
                 self.uplink.view().state = UplinkState::Connecting;
                 connection.session.goodbye();
-                close(&mut connection).await;
+                flush_and_close(connection).await;
             }
             SessionEnd::Goodbye
             | SessionEnd::Refused(_)
@@ -131,78 +147,67 @@ impl<'a> SessionLoop<'a> {
             | SessionEnd::Session(_)
             | SessionEnd::Superseded(_)
             | SessionEnd::Diverged { .. }
-            | SessionEnd::BehindUs(..) => close(&mut connection).await,
+            | SessionEnd::BehindUs(..) => flush_and_close(connection).await,
         }
-        ended
     }
 
-    /// Exchanges messages with the receiver until the session ends.
-    async fn run_until_end(&mut self, shared: &Mutex<Connection>, peer: &str) -> SessionEnd {
-        let mut closing: Option<Closing> = None;
-        loop {
-            self.uplink.pulse.beat();
-            let mut connection = shared.lock().await;
-            if let Err(ended) = self.handle_events(&mut connection, peer) {
-                return ended;
-            }
-            let is_queue_empty = match self.send(&mut connection, closing) {
-                Ok(progress) => progress == SendProgress::All,
-                Err(error) => return error.into(),
-            };
-            if let Err(ended) = self.check_for_stall(&connection) {
-                return ended;
-            }
-            if let Some(closing) = closing
-                && self.is_closed(&connection, closing)
-            {
-                return closing.ended();
-            }
-            if closing.is_none() && self.needs_new_keys(&connection.stream) {
-                tracing::info!(
-                    peer,
-                    "reconnecting to {peer}: the keys of this connection have reached their maximum age or \
-                     volume"
-                );
-                closing = Some(self.begin_close(CloseReason::Renew));
-                continue;
-            }
-            match self.wait(connection, is_queue_empty, closing).await {
-                Wakeup::Socket(Ok(ready)) => match self.transfer(&mut *shared.lock().await, ready) {
-                    Ok(Received::Bytes | Received::Nothing) => {}
-                    Ok(Received::End) => return SessionEnd::Closed,
-                    Err(error) => return error.into(),
-                },
-                Wakeup::Socket(Err(error)) => return SessionEnd::Stream(error.into()),
-                Wakeup::ReadAhead(outcome) => self.report_read(outcome),
-                Wakeup::Arrived => {}
-                Wakeup::Close(why) => closing = Some(self.begin_close(why)),
-                Wakeup::Expired(whose) => {
-                    let whose = match whose {
-                        ExpiredCertificate::Own => "the certificate of this sender",
-                        ExpiredCertificate::Peer => "the certificate of the receiver",
-                    };
-                    tracing::warn!(peer, "reconnecting to {peer}: {whose} has expired");
-                    closing = Some(self.begin_close(CloseReason::Renew));
+    /// Handles received messages and sends as much as the socket accepts. Returns an error at the end of the
+    /// session.
+    fn proceed(&mut self, connection: &mut Connection, peer: &str) -> Result<SendProgress, SessionEnd> {
+        self.handle_events(connection, peer)?;
+        let progress = self.send(connection)?;
+        self.check_for_stall(connection)?;
+        if self.closing.is_none() && self.needs_new_keys(&connection.stream) {
+            tracing::info!(
+                peer,
+                "reconnecting to {peer}: the keys of this connection have reached their maximum age or volume"
+            );
+            self.begin_close(CloseReason::Renew);
+        }
+        match self.closing {
+            Some(closing) if self.is_closed(connection, closing) => Err(closing.ended()),
+            _ => Ok(progress),
+        }
+    }
+
+    /// Handles the event that ended a wait.
+    fn handle_wakeup(
+        &mut self,
+        connection: &mut Connection,
+        wakeup: Wakeup,
+        peer: &str,
+    ) -> Result<(), SessionEnd> {
+        match wakeup {
+            Wakeup::Socket(Ok(ready)) => {
+                if self.transfer(connection, ready)? == Received::End {
+                    return Err(SessionEnd::Closed);
                 }
-                Wakeup::Time => {
-                    if let Some(closing) = closing.filter(|closing| closing.until <= Instant::now()) {
-                        return closing.ended();
-                    }
-                    if let Err(ended) = self.handle_timeout(&mut *shared.lock().await) {
-                        return ended;
-                    }
+            }
+            Wakeup::Socket(Err(error)) => return Err(SessionEnd::Stream(error.into())),
+            Wakeup::ReadAhead(outcome) => self.report_read(outcome),
+            Wakeup::Arrived => {}
+            Wakeup::Close(why) => self.begin_close(why),
+            Wakeup::Expired(whose) => {
+                let whose = match whose {
+                    ExpiredCertificate::Own => "the certificate of this sender",
+                    ExpiredCertificate::Peer => "the certificate of the receiver",
+                };
+                tracing::warn!(peer, "reconnecting to {peer}: {whose} has expired");
+                self.begin_close(CloseReason::Renew);
+            }
+            Wakeup::Time => {
+                if let Some(closing) = self.closing.filter(|closing| closing.until <= Instant::now()) {
+                    return Err(closing.ended());
                 }
+                self.handle_timeout(connection)?;
             }
         }
+        Ok(())
     }
 
     /// Sends as much as the socket accepts. Sends no queued datagrams if another connection follows this one.
-    fn send(
-        &mut self,
-        connection: &mut Connection,
-        closing: Option<Closing>,
-    ) -> Result<SendProgress, StreamError> {
-        if closing.is_some_and(|closing| closing.reason != CloseReason::Shutdown) {
+    fn send(&mut self, connection: &mut Connection) -> Result<SendProgress, StreamError> {
+        if self.is_replaced() {
             connection.stream.send_at_once(connection.session.outbox())?;
             return Ok(SendProgress::Enough);
         }
@@ -210,12 +215,13 @@ impl<'a> SessionLoop<'a> {
         connection.send_pending(&self.uplink.queue, read)
     }
 
-    /// Begins to close the session in order.
-    fn begin_close(&self, why: CloseReason) -> Closing {
-        if why != CloseReason::Shutdown {
-            self.uplink.connection.set(None);
-        }
-        Closing::new(why)
+    fn begin_close(&mut self, why: CloseReason) {
+        self.closing = Some(Closing::new(why));
+    }
+
+    /// Returns `true` if the session is being closed and another connection follows.
+    fn is_replaced(&self) -> bool {
+        self.closing.is_some_and(|closing| closing.reason != CloseReason::Shutdown)
     }
 
     /// Returns `true` if everything that the close waits for is done.
@@ -281,13 +287,14 @@ impl<'a> SessionLoop<'a> {
         !channel.is_plain() && (channel.is_exhausted() || self.renew_at <= Instant::now())
     }
 
-    /// Waits for the next event. Releases the connection meanwhile, so that ingest can send.
+    /// Waits for the next event and lends the connection to ingest meanwhile. Returns the connection with the
+    /// event.
     async fn wait(
         &mut self,
-        mut connection: MutexGuard<'_, Connection>,
-        is_queue_empty: bool,
-        closing: Option<Closing>,
-    ) -> Wakeup {
+        mut connection: Box<Connection>,
+        progress: SendProgress,
+    ) -> (Option<Box<Connection>>, Wakeup) {
+        let closing = self.closing;
         let session_timeout = connection.session.poll_timeout().map(Instant::from_std);
         let renew_at =
             Some(self.renew_at).filter(|_| closing.is_none() && !connection.stream.channel().is_plain());
@@ -295,7 +302,6 @@ impl<'a> SessionLoop<'a> {
         let ready = connection.stream.ready(true, has_output);
         let next_check =
             connection.session.has_unacknowledged().then(|| Instant::from_std(self.stall.next_check()));
-        drop(connection);
         let round = Some(Instant::now() + ROUND);
         let close_at = closing.map(|closing| closing.until);
         let wake_at = [round, session_timeout, self.read_ahead.retry_at(), close_at, renew_at, next_check]
@@ -304,18 +310,29 @@ impl<'a> SessionLoop<'a> {
             .min();
         let mut stop = self.uplink.stop.clone();
         let is_stopping = closing.is_some_and(|closing| closing.reason == CloseReason::Shutdown);
-        tokio::select! {
-            ready = ready => Wakeup::Socket(ready),
-            outcome = self.read_ahead.finished() => Wakeup::ReadAhead(outcome),
-            () = self.uplink.queue.arrived(), if is_queue_empty => Wakeup::Arrived,
-            () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => Wakeup::Time,
-            Ok(()) = self.signals.settings.changed(), if closing.is_none() => {
-                Wakeup::Close(CloseReason::Renew)
+        let is_lent = self.is_agreed && !self.is_replaced();
+        let event = async {
+            tokio::select! {
+                ready = ready => Wakeup::Socket(ready),
+                outcome = self.read_ahead.finished() => Wakeup::ReadAhead(outcome),
+                () = self.uplink.queue.arrived(), if progress == SendProgress::All => Wakeup::Arrived,
+                () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => Wakeup::Time,
+                Ok(()) = self.signals.settings.changed(), if closing.is_none() => {
+                    Wakeup::Close(CloseReason::Renew)
+                }
+                Ok(()) = self.signals.redial.changed(), if closing.is_none() => {
+                    Wakeup::Close(CloseReason::Asked)
+                }
+                whose = self.expiry.expired(), if closing.is_none() => Wakeup::Expired(whose),
+                () = stop.requested(), if !is_stopping => Wakeup::Close(CloseReason::Shutdown),
             }
-            Ok(()) = self.signals.redial.changed(), if closing.is_none() => Wakeup::Close(CloseReason::Asked),
-            whose = self.expiry.expired(), if closing.is_none() => Wakeup::Expired(whose),
-            () = stop.requested(), if !is_stopping => Wakeup::Close(CloseReason::Shutdown),
+        };
+        if !is_lent {
+            return (Some(connection), event.await);
         }
+        self.uplink.connection.lend(connection);
+        let wakeup = event.await;
+        (self.uplink.connection.take_back(), wakeup)
     }
 
     fn handle_events(&mut self, connection: &mut Connection, peer: &str) -> Result<(), SessionEnd> {
@@ -355,7 +372,6 @@ impl<'a> SessionLoop<'a> {
         self.acknowledged(connection, resume);
         self.uplink.queue.set_in_flight(resume);
         self.uplink.queue.note_sent(resume);
-        self.uplink.connection.set(Some(self.connection.clone()));
         let cipher = connection.stream.channel().cipher();
         let queued = self.uplink.queue.figures().queued;
         tracing::info!(
@@ -456,7 +472,7 @@ impl<'a> SessionLoop<'a> {
 }
 
 /// Sends the outbox and waits briefly until the receiver closes its side.
-async fn close(connection: &mut Connection) {
+async fn flush_and_close(connection: &mut Connection) {
     let last_messages = async {
         connection.stream.flush(connection.session.outbox()).await?;
         connection.stream.close_gracefully().await?;

@@ -245,6 +245,19 @@ async fn ingest_sends_over_the_agreed_connection() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_uplink_sends_while_it_lends_nothing() {
+    let key = Key::generate().unwrap();
+    let mut running = RunningUplink::start(key.clone(), vec![key]).await;
+    running.connected().await;
+    let connection = running.shared.take_back().unwrap();
+    running.push();
+    assert!(!running.shared.send_pending(&running.queue), "the uplink task has the connection");
+    running.queue.announce();
+    running.shared.lend(connection);
+    running.acknowledged(Position(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_superseded_sender_waits_longer_each_time() {
     let key = Key::generate().unwrap();
     let mut link = RunningUplink::with(key.clone(), vec![key], true).await;
