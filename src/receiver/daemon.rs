@@ -9,19 +9,17 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use nf_transport_core::secure::AccessPolicy;
 use tokio::net::TcpListener;
-use tokio::signal::unix::SignalKind;
 use tokio::sync::{Semaphore, watch};
-use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
 use crate::config::{HostPort, Loaded, RECEIVER, ReceiverSettings};
 use crate::host::files::atomic_file;
 use crate::host::process::logging;
 use crate::host::systemd::messages::receiver;
-use crate::host::systemd::{notify, sockets};
+use crate::host::systemd::sockets;
 use crate::host::{
-    DaemonError, DirectoryLock, Expiry, ExpiryWatch, FileShares, InternalErrorLog, Pulse, ROUND, Shutdown,
-    Watchdog, abort_on_panic, allow_open_files, shutdown_channel, watch_for,
+    DaemonError, DirectoryLock, Expiry, FileShares, InternalErrorLog, Pulse, Shutdown, ShutdownTrigger,
+    Signals, Supervised, Supervisor, Watchdog, abort_on_panic, allow_open_files, shutdown_channel,
 };
 use crate::receiver::accept::Acceptor;
 use crate::receiver::accept::known_sources::KnownSources;
@@ -99,28 +97,47 @@ fn share_files(mut settings: ReceiverSettings) -> BoundedSettings {
     BoundedSettings { settings, exporter_sockets }
 }
 
-/// Warns of certificates and revocation lists that expire.
-fn check_expiry(watch: &mut ExpiryWatch, policy: &AccessPolicy) {
-    let Some(tls) = &policy.tls else { return };
-    watch.look_at(receiver::CERTIFICATE_ENDS, &Expiry::of_certificate(&tls.certificate));
-    for list in tls.revoked.iter().filter_map(Expiry::of_list) {
-        watch.look_at(receiver::REVOCATION_LIST_ENDS, &list);
-    }
+/// The running daemon.
+struct ReceiverDaemon {
+    reloader: Arc<Reloader>,
+    /// The state directory.
+    state: PathBuf,
+    /// Empty until the collectors are resolved.
+    shared: Arc<OnceLock<Arc<Shared>>>,
+    policy: watch::Receiver<Arc<AccessPolicy>>,
+    serving: JoinHandle<Result<(), DaemonError>>,
+    stop_serving: ShutdownTrigger,
+    /// The task that answers requests at the control socket.
+    answers: AbortHandle,
+    /// The current or last sync of the state.
+    syncing: Option<JoinHandle<()>>,
+    pace: Pace,
+    clock: ClockLog,
+    unmatched: UnmatchedLog,
 }
 
 /// Consequence of an internal error for datagrams.
 const INTERNAL_ERROR_COST: &str = "senders keep all unacknowledged datagrams";
 
 async fn supervise(bounded: BoundedSettings, reloader: Arc<Reloader>) -> Result<(), DaemonError> {
+    let signals = Signals::handle()?;
+    let mut watchdog = Watchdog::new(RECEIVER, receiver::LOOP_STUCK);
+    let daemon = start(bounded, reloader, &mut watchdog).await?;
+    let internal_errors = InternalErrorLog::new(receiver::INTERNAL_ERROR, INTERNAL_ERROR_COST);
+    Supervisor::new(watchdog, internal_errors).run(signals, daemon).await
+}
+
+async fn start(
+    bounded: BoundedSettings,
+    reloader: Arc<Reloader>,
+    watchdog: &mut Watchdog,
+) -> Result<ReceiverDaemon, DaemonError> {
     let settings = &bounded.settings;
-    let mut terminate = watch_for(SignalKind::terminate())?;
-    let mut interrupt = watch_for(SignalKind::interrupt())?;
-    let mut hangup = watch_for(SignalKind::hangup())?;
     let listeners = listen(&settings.listen)?;
     let control = ControlSocket::bind(&settings.control).map_err(DaemonError::cannot_create)?;
     let positions = open_positions(settings.state.clone()).await?;
     let state = settings.state.clone();
-    let (stop, stopped) = shutdown_channel();
+    let (stop_serving, stop) = shutdown_channel();
     let shared: Arc<OnceLock<Arc<Shared>>> = Arc::default();
     let missing: watch::Sender<Vec<HostPort>> = watch::Sender::default();
     let state_of = {
@@ -137,76 +154,80 @@ async fn supervise(bounded: BoundedSettings, reloader: Arc<Reloader>) -> Result<
         let state_of = state_of.clone();
         tokio::spawn(serve_metrics(sockets::bind_metrics(address)?, move || receiver_metrics(state_of())));
     }
-    let answers = tokio::spawn(control.serve(answer(state_of, reloader.clone())));
-    let mut watchdog = Watchdog::new(RECEIVER, receiver::LOOP_STUCK);
+    let answers = tokio::spawn(control.serve(answer(state_of, reloader.clone()))).abort_handle();
     let listeners = listeners.into_iter().map(|listener| (listener, watchdog.pulse("gate"))).collect();
-    let mut serving = tokio::spawn(serve(
-        bounded,
-        listeners,
-        positions,
-        reloader.clone(),
-        shared.clone(),
-        missing,
-        stopped,
-    ));
-    notify::ready();
+    let serving =
+        tokio::spawn(serve(bounded, listeners, positions, reloader.clone(), shared.clone(), missing, stop));
+    Ok(ReceiverDaemon {
+        policy: reloader.policy(),
+        reloader,
+        state,
+        shared,
+        serving,
+        stop_serving,
+        answers,
+        syncing: None,
+        pace: Pace::default(),
+        clock: ClockLog::new(),
+        unmatched: UnmatchedLog::default(),
+    })
+}
 
-    let mut tick = interval(ROUND);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut expiry = ExpiryWatch::default();
-    let mut pace = Pace::default();
-    let mut clock = ClockLog::new();
-    let mut unmatched = UnmatchedLog::default();
-    let mut internal_errors = InternalErrorLog::new(receiver::INTERNAL_ERROR, INTERNAL_ERROR_COST);
-    let mut syncing: Option<JoinHandle<()>> = None;
-    let policy = reloader.policy();
-    let outcome = loop {
-        tokio::select! {
-            _ = terminate.recv() => break Ok(()),
-            _ = interrupt.recv() => break Ok(()),
-            // An error in the settings is logged, and the daemon continues.
-            _ = hangup.recv() => drop(reloader.reload()),
-            _ = tick.tick() => {
-                watchdog.look();
-                clock.look();
-                internal_errors.look();
-                check_expiry(&mut expiry, &policy.borrow());
-                match shared.get() {
-                    Some(shared) => {
-                        let senders = shared.senders.status(&policy.borrow());
-                        shared.senders.log_denied(false);
-                        let totals = shared.senders.totals();
-                        pace.note((totals.delivered.datagrams, totals.delivered.bytes));
-                        unmatched.look(shared.senders.unmatched());
-                        notify::status(&line(&senders, totals, &shared.outputs(), &pace));
-                        if syncing.as_ref().is_none_or(JoinHandle::is_finished) {
-                            let keep: StoreState = (Templates::keep_at_times, KnownSources::keep_at_times);
-                            syncing = Some(tokio::spawn(sync(shared.clone(), state.clone(), keep)));
-                        }
-                    }
-                    None => notify::status("looking up the names of the collectors; senders wait"),
-                }
-            }
-            ended = &mut serving => break ended.unwrap_or_else(|error| Err(DaemonError::system(error))),
+impl Supervised for ReceiverDaemon {
+    fn reload(&mut self) {
+        // An error in the settings is logged, and the daemon continues.
+        drop(self.reloader.reload());
+    }
+
+    fn tick(&mut self) -> String {
+        self.clock.look();
+        let Some(shared) = self.shared.get() else {
+            return "looking up the names of the collectors; senders wait".to_owned();
+        };
+        let senders = shared.senders.status(&self.policy.borrow());
+        shared.senders.log_denied(false);
+        let totals = shared.senders.totals();
+        self.pace.note((totals.delivered.datagrams, totals.delivered.bytes));
+        self.unmatched.look(shared.senders.unmatched());
+        if self.syncing.as_ref().is_none_or(JoinHandle::is_finished) {
+            let keep: StoreState = (Templates::keep_at_times, KnownSources::keep_at_times);
+            self.syncing = Some(tokio::spawn(sync(shared.clone(), self.state.clone(), keep)));
         }
-    };
-    notify::stopping();
-    notify::status("stopping");
-    tracing::info!("stopping");
-    stop.request();
-    if !serving.is_finished() {
-        notify::with_patience(serving).await.map_err(DaemonError::system)??;
+        line(&senders, totals, &shared.outputs(), &self.pace)
     }
-    if let Some(shared) = shared.get() {
-        unmatched.finish(shared.senders.unmatched());
-        shared.senders.log_denied(true);
-        let progress = notify::with_patience(shared.senders.store_offsets()).await;
-        pass_on(shared, &state, &progress);
-        notify::with_patience(sync(shared.clone(), state, (Templates::keep, KnownSources::keep))).await;
+
+    fn expiries(&self) -> Vec<(&'static str, Expiry)> {
+        let policy = self.policy.borrow();
+        let Some(tls) = &policy.tls else { return Vec::new() };
+        let own = (receiver::CERTIFICATE_ENDS, Expiry::of_certificate(&tls.certificate));
+        let lists = tls.revoked.iter().filter_map(Expiry::of_list);
+        core::iter::once(own).chain(lists.map(|list| (receiver::REVOCATION_LIST_ENDS, list))).collect()
     }
-    answers.abort();
-    internal_errors.finish();
-    outcome
+
+    async fn ended(&mut self) -> Result<(), DaemonError> {
+        (&mut self.serving).await.unwrap_or_else(|error| Err(DaemonError::system(error)))
+    }
+
+    fn announce_stop(&self) -> String {
+        tracing::info!("stopping");
+        "stopping".to_owned()
+    }
+
+    async fn stop(self) -> Result<(), DaemonError> {
+        self.stop_serving.request();
+        if !self.serving.is_finished() {
+            self.serving.await.map_err(DaemonError::system)??;
+        }
+        if let Some(shared) = self.shared.get() {
+            self.unmatched.finish(shared.senders.unmatched());
+            shared.senders.log_denied(true);
+            let progress = shared.senders.store_offsets().await;
+            pass_on(shared, &self.state, &progress);
+            sync(shared.clone(), self.state, (Templates::keep, KnownSources::keep)).await;
+        }
+        self.answers.abort();
+        Ok(())
+    }
 }
 
 /// Stores the state of collectors for the next run, so that it repeats nothing to those that stay.

@@ -12,10 +12,9 @@ use crate::config::{
     CollectorSettings, ConfigError, KeyPair, Loaded, RECEIVER, ReceiverProtection, ReceiverSettings,
 };
 use crate::host::systemd::messages::receiver;
-use crate::host::systemd::notify;
 use crate::host::{
-    DaemonError, Expiry, KeyFileError, KeyReader, TlsFileError, locked, read_receiver_tls, wall_clock,
-    warn_restart_needed,
+    DaemonError, Expiry, KeyFileError, KeyReader, TlsFileError, locked, read_receiver_tls, run_reload,
+    wall_clock, warn_restart_needed,
 };
 use crate::status::count_of;
 
@@ -70,14 +69,11 @@ impl Reloader {
 
     /// Loads and applies the settings. If any part of them is invalid, nothing changes.
     pub(crate) fn reload(&self) -> Result<(), DaemonError> {
-        notify::reloading();
-        let outcome = self.read().map(|(settings, policy)| self.apply(&settings, policy));
-        if let Err(error) = &outcome {
-            let message_id = receiver::NOT_RELOADED;
-            tracing::error!(message_id, "not reloaded, everything stays as it was: {error}");
-        }
-        notify::ready();
-        outcome
+        run_reload(receiver::NOT_RELOADED, || {
+            let (settings, policy) = self.read()?;
+            self.apply(&settings, policy);
+            Ok(())
+        })
     }
 
     fn read(&self) -> Result<(ReceiverSettings, AccessPolicy), DaemonError> {

@@ -9,18 +9,18 @@ use std::time::Instant;
 
 use nf_transport_core::spool;
 use rustix::event::{EventfdFlags, eventfd};
-use tokio::signal::unix::SignalKind;
 use tokio::sync::oneshot;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::timeout;
 
 use crate::config::{Loaded, SENDER, SenderSettings, SpoolSettings};
 use crate::host::process::logging;
 use crate::host::systemd::messages::sender;
 use crate::host::systemd::{notify, sockets};
 use crate::host::{
-    DaemonError, DirectoryLock, Expiry, ExpiryWatch, InternalErrorLog, Pulse, ROUND, Shutdown,
-    ShutdownTrigger, Watchdog, abort_on_panic, allow_open_files, open_private_directory, shutdown_channel,
-    watch_for,
+    DaemonError, DirectoryLock, Expiry, InternalErrorLog, Pulse, Shutdown, ShutdownTrigger, Signals,
+    Supervised, Supervisor, Watchdog, abort_on_panic, allow_open_files, open_private_directory,
+    shutdown_channel,
 };
 use crate::limits::{RECEIVE_BUFFER, STOP_GRACE};
 use crate::sender::ingest::Ingest;
@@ -106,20 +106,48 @@ struct Threads {
     flusher: thread::JoinHandle<()>,
 }
 
+/// The running daemon.
+struct SenderDaemon {
+    reporter: Reporter,
+    reloader: Arc<SenderReloader>,
+    threads: Threads,
+    uplink: JoinHandle<()>,
+    stop_uplink: ShutdownTrigger,
+    /// The task that answers requests at the control socket.
+    answers: AbortHandle,
+    room: RoomWatch,
+    losses: LossLog,
+    exporters: ExporterLog,
+}
+
 async fn supervise(
     settings: SenderSettings,
     listeners: Vec<Listener>,
     reloader: Arc<SenderReloader>,
 ) -> Result<(), DaemonError> {
-    let mut terminate = watch_for(SignalKind::terminate())?;
-    let mut interrupt = watch_for(SignalKind::interrupt())?;
-    let mut hangup = watch_for(SignalKind::hangup())?;
+    let signals = Signals::handle()?;
+    let mut watchdog = Watchdog::new(SENDER, sender::LOOP_STUCK);
+    let daemon = start(settings, listeners, reloader, &mut watchdog).await?;
+    let queue = daemon.reporter.queue.clone();
+    let internal_errors =
+        InternalErrorLog::new(sender::INTERNAL_ERROR, "lost datagrams are counted as corrupt");
+    let outcome = Supervisor::new(watchdog, internal_errors).run(signals, daemon).await;
+    let queued = queue.figures().queued;
+    tracing::info!(queued, "stopped; {} in the spool", count_of(queued, "datagram"));
+    outcome
+}
+
+async fn start(
+    settings: SenderSettings,
+    listeners: Vec<Listener>,
+    reloader: Arc<SenderReloader>,
+    watchdog: &mut Watchdog,
+) -> Result<SenderDaemon, DaemonError> {
     let control = ControlSocket::bind(&settings.control).map_err(DaemonError::cannot_create)?;
     let runtime_directory = settings.runtime_directory.as_deref();
     let spool = &settings.spool;
     let recovered = notify::with_patience(open_spool(spool, runtime_directory)).await?;
 
-    let location = recovered.location.clone();
     let counters = Arc::new(IngestCounters::new(listeners.iter().map(Listener::address)));
     let reporter = Reporter {
         settings: reloader.uplink(),
@@ -128,73 +156,79 @@ async fn supervise(
         counters: counters.clone(),
         view: UplinkView::new(&settings.receivers),
         pace: Arc::default(),
-        journal: location.clone(),
+        journal: recovered.location.clone(),
     };
     let (stop_uplink, stop) = shutdown_channel();
-    let mut watchdog = Watchdog::new(SENDER, sender::LOOP_STUCK);
     let uplink = make_uplink(&reporter, &reloader, watchdog.pulse("uplink"), stop);
     let connection = uplink.connection.clone();
-    let mut threads = start_threads(listeners, recovered, connection, counters, &reloader, &mut watchdog)?;
+    let threads = start_threads(listeners, recovered, connection, counters, &reloader, watchdog)?;
     if let Some(address) = settings.metrics {
         let reporter = reporter.clone();
         let listener = sockets::bind_metrics(address)?;
         tokio::spawn(serve_metrics(listener, move || sender_metrics(reporter.status())));
     }
-    let answers = tokio::spawn(control.serve(answer(reporter.clone(), reloader.clone())));
-    let mut uplink = tokio::spawn(uplink.run());
-    notify::ready();
+    Ok(SenderDaemon {
+        answers: tokio::spawn(control.serve(answer(reporter.clone(), reloader.clone()))).abort_handle(),
+        uplink: tokio::spawn(uplink.run()),
+        stop_uplink,
+        threads,
+        room: RoomWatch::default(),
+        losses: LossLog::new(&reporter.counters),
+        exporters: ExporterLog::default(),
+        reporter,
+        reloader,
+    })
+}
 
-    let mut tick = interval(ROUND);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut expiry = ExpiryWatch::default();
-    let mut room = RoomWatch::default();
-    let mut losses = LossLog::new(&reporter.counters);
-    let mut internal_errors =
-        InternalErrorLog::new(sender::INTERNAL_ERROR, "lost datagrams are counted as corrupt");
-    let mut exporters = ExporterLog::default();
-    let outcome = loop {
-        tokio::select! {
-            _ = terminate.recv() => break Ok(()),
-            _ = interrupt.recv() => break Ok(()),
-            // The cause is in the log, and the daemon continues.
-            _ = hangup.recv() => drop(reloader.reload()),
-            _ = tick.tick() => {
-                watchdog.look();
-                reporter.note_pace();
-                room.poll(reporter.shortage());
-                losses.poll(&reporter.counters);
-                internal_errors.look();
-                exporters.poll(&reporter.counters, Instant::now());
-                notify::status(&reporter.line());
-                if let Some(certificate) = reporter.settings.borrow().channel_mode.certificate() {
-                    expiry.look_at(sender::CERTIFICATE_ENDS, &Expiry::of_certificate(certificate));
-                }
-            }
-            _ = &mut threads.ingest_ended => break Err(DaemonError::system("the ingest thread ended: cannot \
-             receive datagrams any more")),
-            _ = &mut uplink => break Err(DaemonError::system("the uplink task ended")),
-        }
-    };
-    notify::stopping();
-    let queued = count_of(reporter.queue.figures().queued, "datagram");
-    notify::status(&format!("stopping; {queued} queued"));
-    tracing::info!("stopping: sending for up to {} s; the rest stays in the spool", STOP_GRACE.as_secs());
-    let is_all_spooled = notify::with_patience(stop_threads(threads, stop_uplink, uplink)).await;
-    if is_all_spooled && !reporter.queue.spool().is_run_recorded() {
-        // Without the record, the next start would know neither the numbering nor that nothing is missing.
-        tracing::warn!(
-            "cannot record this stop in the spool: the next start recovers the positions from the receive \
-             journal"
-        );
-    } else {
-        settle_journal(location.path(), is_all_spooled);
+impl Supervised for SenderDaemon {
+    fn reload(&mut self) {
+        // The cause is in the log, and the daemon continues.
+        drop(self.reloader.reload());
     }
-    answers.abort();
-    losses.finish(&reporter.counters);
-    internal_errors.finish();
-    let figures = reporter.queue.figures();
-    tracing::info!(queued = figures.queued, "stopped; {} in the spool", count_of(figures.queued, "datagram"));
-    outcome
+
+    fn tick(&mut self) -> String {
+        self.reporter.note_pace();
+        self.room.poll(self.reporter.shortage());
+        self.losses.poll(&self.reporter.counters);
+        self.exporters.poll(&self.reporter.counters, Instant::now());
+        self.reporter.line()
+    }
+
+    fn expiries(&self) -> Vec<(&'static str, Expiry)> {
+        let settings = self.reporter.settings.borrow();
+        let own = settings.channel_mode.certificate().map(Expiry::of_certificate);
+        own.into_iter().map(|own| (sender::CERTIFICATE_ENDS, own)).collect()
+    }
+
+    async fn ended(&mut self) -> Result<(), DaemonError> {
+        let sentence = tokio::select! {
+            _ = &mut self.threads.ingest_ended => "the ingest thread ended: cannot receive datagrams any more",
+            _ = &mut self.uplink => "the uplink task ended",
+        };
+        Err(DaemonError::system(sentence))
+    }
+
+    fn announce_stop(&self) -> String {
+        tracing::info!("stopping: sending for up to {} s; the rest stays in the spool", STOP_GRACE.as_secs());
+        format!("stopping; {} queued", count_of(self.reporter.queue.figures().queued, "datagram"))
+    }
+
+    async fn stop(self) -> Result<(), DaemonError> {
+        let is_all_spooled = stop_threads(self.threads, self.stop_uplink, self.uplink).await;
+        if is_all_spooled && !self.reporter.queue.spool().is_run_recorded() {
+            // Without the record, the next start would know neither the numbering nor that nothing is
+            // missing.
+            tracing::warn!(
+                "cannot record this stop in the spool: the next start recovers the positions from the \
+                 receive journal"
+            );
+        } else {
+            settle_journal(self.reporter.journal.path(), is_all_spooled);
+        }
+        self.answers.abort();
+        self.losses.finish(&self.reporter.counters);
+        Ok(())
+    }
 }
 
 /// Leaves the receive journal to the next start if it holds datagrams; removes it otherwise.
@@ -282,11 +316,7 @@ fn start_threads(
 
 /// Ends ingest, lets the uplink send for a while, and writes the rest to disk. Returns `true` if all of it is
 /// there.
-async fn stop_threads(
-    threads: Threads,
-    stop_uplink: ShutdownTrigger,
-    uplink: tokio::task::JoinHandle<()>,
-) -> bool {
+async fn stop_threads(threads: Threads, stop_uplink: ShutdownTrigger, uplink: JoinHandle<()>) -> bool {
     let Threads { queue, stop_ingest, ingest_ended, flusher } = threads;
     queue.advance_to(ShutdownStage::Draining);
     if let Err(error) = rustix::io::write(&stop_ingest, &1_u64.to_ne_bytes()) {

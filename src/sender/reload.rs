@@ -9,9 +9,8 @@ use tokio::sync::watch;
 
 use crate::config::{ConfigError, KeySource, Loaded, SENDER, SenderSettings, SpoolEncryption};
 use crate::host::systemd::messages::sender;
-use crate::host::systemd::notify;
 use crate::host::{
-    DaemonError, Expiry, KeyFileError, KeyReader, TlsFileError, locked, read_key, wall_clock,
+    DaemonError, Expiry, KeyFileError, KeyReader, TlsFileError, locked, read_key, run_reload, wall_clock,
     warn_restart_needed,
 };
 use crate::sender::ingest::IngestSettings;
@@ -102,17 +101,11 @@ impl SenderReloader {
     /// Applies changed settings and connects at once if there is no connection. A connection ends only if a
     /// setting that it depends on changed. On an error nothing changes.
     pub(crate) fn reload(&self) -> Result<(), DaemonError> {
-        notify::reloading();
-        let outcome = self.read();
-        match &outcome {
-            Ok((settings, link)) => self.apply(settings, link),
-            Err(error) => tracing::error!(
-                message_id = sender::NOT_RELOADED,
-                "not reloaded, everything stays as it was: {error}"
-            ),
-        }
-        notify::ready();
-        outcome.map(drop)
+        run_reload(sender::NOT_RELOADED, || {
+            let (settings, link) = self.read()?;
+            self.apply(&settings, &link);
+            Ok(())
+        })
     }
 
     fn read(&self) -> Result<(SenderSettings, UplinkSettings), DaemonError> {

@@ -4,7 +4,43 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::host::DaemonError;
 
-/// Receives signals of this `kind` from now on. Requires a tokio runtime.
-pub fn watch_for(kind: SignalKind) -> Result<Signal, DaemonError> {
-    signal(kind).map_err(|error| DaemonError::system(format_args!("cannot handle signals: {error}")))
+/// The request that a signal makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SignalRequest {
+    /// Stop: SIGTERM or SIGINT.
+    Stop,
+    /// Read the settings again: SIGHUP.
+    Reload,
+}
+
+/// The handled signals. Their default action, which ends the process, is off from the construction on, also
+/// after this value is dropped.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Handles signals from now on. Requires a tokio runtime.
+    pub fn handle() -> Result<Self, DaemonError> {
+        let handle = |kind| {
+            signal(kind).map_err(|error| DaemonError::system(format_args!("cannot handle signals: {error}")))
+        };
+        Ok(Self {
+            terminate: handle(SignalKind::terminate())?,
+            interrupt: handle(SignalKind::interrupt())?,
+            hangup: handle(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for the next signal. Cancel safe.
+    pub async fn next(&mut self) -> SignalRequest {
+        tokio::select! {
+            _ = self.terminate.recv() => SignalRequest::Stop,
+            _ = self.interrupt.recv() => SignalRequest::Stop,
+            _ = self.hangup.recv() => SignalRequest::Reload,
+        }
+    }
 }

@@ -67,7 +67,8 @@ pub struct Watchdog {
     loops: Vec<WatchedLoop>,
     /// The longest time without progress of a loop.
     patience: Duration,
-    looked: Instant,
+    /// The time of the last look, if any.
+    looked: Option<Instant>,
     message_id: &'static str,
 }
 
@@ -86,7 +87,7 @@ impl Watchdog {
     /// feeding stops, and the manager acts within that time after the last feed.
     pub fn new(service: &'static str, message_id: &'static str) -> Self {
         let patience = sd_notify::watchdog_enabled().unwrap_or(USUAL) / 2;
-        Self { service, loops: Vec::new(), patience, looked: Instant::now(), message_id }
+        Self { service, loops: Vec::new(), patience, looked: None, message_id }
     }
 
     /// Registers a loop and returns its pulse.
@@ -113,8 +114,9 @@ impl Watchdog {
     fn all_alive(&mut self) -> bool {
         let (service, patience, message_id) = (self.service, self.patience, self.message_id);
         // If this call is late, the whole process was stopped, and no loop is to blame.
-        let late = self.looked.elapsed().saturating_sub(2 * ROUND);
-        self.looked = Instant::now();
+        let since = self.looked.map_or(Duration::ZERO, |looked| looked.elapsed());
+        let late = since.saturating_sub(2 * ROUND);
+        self.looked = Some(Instant::now());
         self.loops.iter_mut().for_each(|watched| watched.seen += late);
         let mut all = true;
         for watched in &mut self.loops {
@@ -182,6 +184,19 @@ mod tests {
         assert!(watchdog.all_alive());
         advance(ROUND).await;
         assert!(watchdog.all_alive());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_start_gives_no_loop_more_time() {
+        let mut watchdog = Watchdog::new("nf-test", "");
+        advance(10 * watchdog.patience).await;
+        let _ingest = watchdog.running("ingest");
+        let mut fed = 0;
+        for _ in 0..60 {
+            fed += u64::from(watchdog.all_alive());
+            advance(ROUND).await;
+        }
+        assert_eq!(fed, watchdog.patience.as_secs());
     }
 
     #[tokio::test(start_paused = true)]
