@@ -22,12 +22,13 @@ pub(crate) use crate::host::files::directory_lock::open_private_directory;
 pub use crate::host::files::directory_lock::{DirectoryLock, DirectoryLockError};
 pub use crate::host::process::clock::{boot_clock, both_clocks, wall_clock};
 pub use crate::host::process::command_line::overrides;
-pub use crate::host::process::count_log::CountLog;
 pub use crate::host::process::count_table::CountTable;
 pub use crate::host::process::error::DaemonError;
 pub use crate::host::process::internal_error_log::InternalErrorLog;
 pub use crate::host::process::locked::{locked, wait_on, wait_on_for};
+pub use crate::host::process::log_interval::LogInterval;
 pub use crate::host::process::log_limit::{LogLimit, Suppressed};
+pub use crate::host::process::logged_count::LoggedCount;
 #[cfg(test)]
 pub(crate) use crate::host::process::logged_lines::Lines;
 pub use crate::host::process::open_files::{FileShares, allow_open_files, is_out_of_files};

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use nf_transport_core::internal_error::{internal_errors, latest_internal_error};
 
-use crate::host::CountLog;
+use crate::host::LoggedCount;
 
 /// The log of internal errors.
 #[derive(Debug)]
@@ -13,26 +13,26 @@ pub struct InternalErrorLog {
     message_id: &'static str,
     /// The consequence for datagrams, which depends on the daemon.
     consequence: &'static str,
-    log: CountLog,
+    log: LoggedCount,
 }
 
 impl InternalErrorLog {
     /// Returns a log whose lines have the id `message_id` and state the `consequence` for datagrams.
     pub fn new(message_id: &'static str, consequence: &'static str) -> Self {
-        Self { message_id, consequence, log: CountLog::default() }
+        Self { message_id, consequence, log: LoggedCount::default() }
     }
 
     /// Logs internal errors since the last line. Called once a second.
     pub fn look(&mut self) {
-        self.log(CountLog::due);
+        self.log(LoggedCount::due);
     }
 
     /// Logs the remaining internal errors at the end of the run.
     pub fn finish(mut self) {
-        self.log(CountLog::rest);
+        self.log(LoggedCount::rest);
     }
 
-    fn log(&mut self, due: fn(&mut CountLog, u64, Instant) -> Option<u64>) {
+    fn log(&mut self, due: fn(&mut LoggedCount, u64, Instant) -> Option<u64>) {
         let Some(count) = due(&mut self.log, internal_errors(), Instant::now()) else { return };
         tracing::error!(message_id = self.message_id, count, "{}", self.line(count));
     }

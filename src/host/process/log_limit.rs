@@ -1,11 +1,15 @@
 //! Limits repeated log lines about the same subject. The next line states the number of suppressed ones.
+//!
+//! Increases of a counter are no such lines: none of them may be suppressed. They are added up by
+//! [`LoggedCount`](crate::host::LoggedCount).
 
 use core::fmt;
 use core::hash::Hash;
 use std::collections::HashMap;
 use std::time::Instant;
 
-use crate::limits::{LOG_INTERVAL, LOG_KEYS_MAX};
+use crate::host::process::log_interval::LogInterval;
+use crate::limits::LOG_KEYS_MAX;
 
 /// Decides which log lines to write, per key such as the address of a peer.
 ///
@@ -14,31 +18,31 @@ use crate::limits::{LOG_INTERVAL, LOG_KEYS_MAX};
 #[derive(Debug)]
 pub struct LogLimit<K> {
     lines: HashMap<K, Suppression>,
-    shared: Option<Suppression>,
+    shared: Suppression,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Suppression {
-    written: Instant,
+    interval: LogInterval,
+    /// Suppressed lines in the interval.
     suppressed: u64,
 }
 
 impl Suppression {
     /// Admits a line, with the number of suppressed ones before it, or suppresses it.
     fn admit(&mut self, now: Instant) -> Option<u64> {
-        if now.saturating_duration_since(self.written) < LOG_INTERVAL {
+        if !self.interval.is_over(now) {
             self.suppressed += 1;
             return None;
         }
-        let held_back = self.suppressed;
-        *self = Self { written: now, suppressed: 0 };
-        Some(held_back)
+        self.interval.begin(now);
+        Some(core::mem::take(&mut self.suppressed))
     }
 }
 
 impl<K> Default for LogLimit<K> {
     fn default() -> Self {
-        Self { lines: HashMap::new(), shared: None }
+        Self { lines: HashMap::new(), shared: Suppression::default() }
     }
 }
 
@@ -50,20 +54,14 @@ impl<K: Eq + Hash> LogLimit<K> {
             return line.admit(now);
         }
         if self.lines.len() >= LOG_KEYS_MAX {
-            self.lines.retain(|_, line| now.saturating_duration_since(line.written) < LOG_INTERVAL);
+            self.lines.retain(|_, line| !line.interval.is_over(now));
         }
-        let first = Suppression { written: now, suppressed: 0 };
-        if self.lines.len() < LOG_KEYS_MAX {
-            self.lines.insert(key, first);
-            return Some(0);
-        }
-        match &mut self.shared {
-            Some(line) => line.admit(now),
-            shared => {
-                *shared = Some(first);
-                Some(0)
-            }
-        }
+        let line = if self.lines.len() < LOG_KEYS_MAX {
+            self.lines.entry(key).or_default()
+        } else {
+            &mut self.shared
+        };
+        line.admit(now)
     }
 }
 
@@ -86,6 +84,7 @@ mod tests {
     use core::time::Duration;
 
     use super::*;
+    use crate::limits::LOG_INTERVAL;
 
     #[test]
     fn each_key_has_one_line_per_interval() {

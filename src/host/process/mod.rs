@@ -3,12 +3,13 @@
 pub(crate) mod clock;
 pub(crate) mod command_line;
 pub mod console;
-pub(crate) mod count_log;
 pub(crate) mod count_table;
 pub(crate) mod error;
 pub(crate) mod internal_error_log;
 pub(crate) mod locked;
+pub(crate) mod log_interval;
 pub(crate) mod log_limit;
+pub(crate) mod logged_count;
 #[cfg(test)]
 pub(crate) mod logged_lines;
 pub mod logging;

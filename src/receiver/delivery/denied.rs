@@ -10,7 +10,7 @@ use nf_transport_core::datagram::BootTime;
 use nf_transport_core::sequence::SenderId;
 
 use crate::host::systemd::messages::receiver;
-use crate::host::{CountLog, CountTable, locked};
+use crate::host::{CountTable, LoggedCount, locked};
 use crate::limits::DENIED_SHOWN;
 use crate::status::{DeniedExporter, count_of, name_first};
 
@@ -25,13 +25,13 @@ pub(crate) struct Denied(Mutex<DeniedState>);
 struct DeniedState {
     total: u64,
     exporters: CountTable<IpAddr>,
-    log: CountLog,
+    log: LoggedCount,
 }
 
 impl Default for Denied {
     fn default() -> Self {
         let exporters = CountTable::new(DENIED_SHOWN);
-        Self(Mutex::new(DeniedState { total: 0, exporters, log: CountLog::default() }))
+        Self(Mutex::new(DeniedState { total: 0, exporters, log: LoggedCount::default() }))
     }
 }
 
@@ -72,7 +72,7 @@ impl Denied {
     /// once a second.
     pub(crate) fn log(&self, sender: &SenderId, now: Instant, is_end: bool) {
         let mut state = self.state();
-        let (total, due) = (state.total, if is_end { CountLog::rest } else { CountLog::due });
+        let (total, due) = (state.total, if is_end { LoggedCount::rest } else { LoggedCount::due });
         let Some(count) = due(&mut state.log, total, now) else { return };
         let exporters = name_first(state.exporters.take_unlogged(|_| true));
         drop(state);

@@ -9,7 +9,7 @@ use std::time::Instant;
 use nf_transport_core::datagram::BootTime;
 
 use crate::host::systemd::messages::receiver;
-use crate::host::{CountLog, CountTable, locked};
+use crate::host::{CountTable, LoggedCount, locked};
 use crate::limits::UNMATCHED_SHOWN;
 use crate::receiver::delivery::denied::ExporterCounts;
 use crate::status::{UnmatchedStatus, count_of, name_first};
@@ -59,20 +59,20 @@ impl Unmatched {
 
 /// The part of that which is logged.
 #[derive(Debug, Default)]
-pub(crate) struct UnmatchedLog(CountLog);
+pub(crate) struct UnmatchedLog(LoggedCount);
 
 impl UnmatchedLog {
     /// Call it once a second.
     pub(crate) fn look(&mut self, unmatched: &Unmatched) {
-        self.log(unmatched, CountLog::due);
+        self.log(unmatched, LoggedCount::due);
     }
 
     /// Logs the datagrams that are not logged yet, at the end of the run.
     pub(crate) fn finish(mut self, unmatched: &Unmatched) {
-        self.log(unmatched, CountLog::rest);
+        self.log(unmatched, LoggedCount::rest);
     }
 
-    fn log(&mut self, unmatched: &Unmatched, due: fn(&mut CountLog, u64, Instant) -> Option<u64>) {
+    fn log(&mut self, unmatched: &Unmatched, due: fn(&mut LoggedCount, u64, Instant) -> Option<u64>) {
         let Some(count) = due(&mut self.0, unmatched.count(), Instant::now()) else { return };
         let exporters = name_first(unmatched.exporters().take_unlogged(|_| true));
         tracing::warn!(

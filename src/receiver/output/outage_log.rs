@@ -1,5 +1,5 @@
 //! Log lines about a collector that is down: one when the outage begins and one when it ends. At most one
-//! outage is logged in each [`LOG_INTERVAL`].
+//! outage is logged in each `LOG_INTERVAL`.
 
 use core::net::{IpAddr, SocketAddr};
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::config::WhenDown;
 use crate::host::systemd::messages::receiver;
-use crate::limits::LOG_INTERVAL;
+use crate::host::{LogInterval, LoggedCount};
 use crate::status::count_of;
 
 /// Outage state of one collector, for the log.
@@ -17,16 +17,13 @@ pub(super) struct OutageLog {
     consequence: &'static str,
     /// Reason of the current outage, if it was logged.
     logged_reason: Option<String>,
-    /// Time of the last log line about an outage.
-    logged_at: Option<Instant>,
+    outages: LogInterval,
     /// Datagrams lost in the collector's own socket that are not logged yet: dropped, and left unread.
     lost: (u64, u64),
-    /// Time of the last log line about such losses.
-    lost_logged_at: Option<Instant>,
-    /// Datagrams that the kernel refused to send and that are not logged yet.
+    losses: LogInterval,
+    /// Datagrams that the kernel refused to send.
     refused: u64,
-    /// Time of the last log line about them.
-    refused_logged_at: Option<Instant>,
+    refused_logged: LoggedCount,
 }
 
 impl OutageLog {
@@ -38,18 +35,18 @@ impl OutageLog {
         Self {
             consequence,
             logged_reason: None,
-            logged_at: None,
+            outages: LogInterval::default(),
             lost: (0, 0),
-            lost_logged_at: None,
+            losses: LogInterval::default(),
             refused: 0,
-            refused_logged_at: None,
+            refused_logged: LoggedCount::default(),
         }
     }
 
     /// Notes that nothing can be delivered to the collector, because of `reason`.
     pub(super) fn note_down(&mut self, collector: SocketAddr, reason: &str) {
-        let recently = self.logged_at.is_some_and(|when| when.elapsed() < LOG_INTERVAL);
-        if recently || self.logged_reason.as_deref() == Some(reason) {
+        let now = Instant::now().into_std();
+        if !self.outages.is_over(now) || self.logged_reason.as_deref() == Some(reason) {
             return;
         }
         tracing::warn!(
@@ -60,18 +57,19 @@ impl OutageLog {
             self.consequence
         );
         self.logged_reason = Some(reason.to_owned());
-        self.logged_at = Some(Instant::now());
+        self.outages.begin(now);
     }
 
     /// Notes losses in the collector's socket: `dropped` datagrams found its queue full, and up to `unread`
     /// were not read before it closed.
     pub(super) fn note_lost(&mut self, collector: SocketAddr, dropped: u64, unread: u64) {
         self.lost = (self.lost.0 + dropped, self.lost.1 + unread);
-        if self.lost == (0, 0) || self.lost_logged_at.is_some_and(|when| when.elapsed() < LOG_INTERVAL) {
+        let now = Instant::now().into_std();
+        if self.lost == (0, 0) || !self.losses.is_over(now) {
             return;
         }
         let (dropped, unread) = core::mem::take(&mut self.lost);
-        self.lost_logged_at = Some(Instant::now());
+        self.losses.begin(now);
         tracing::warn!(
             message_id = receiver::COLLECTOR_LOST,
             %collector,
@@ -87,11 +85,8 @@ impl OutageLog {
     /// Notes that the kernel refused a datagram of `exporter`, which was dropped.
     pub(super) fn note_refused(&mut self, collector: SocketAddr, exporter: IpAddr, reason: &str) {
         self.refused += 1;
-        if self.refused_logged_at.is_some_and(|when| when.elapsed() < LOG_INTERVAL) {
-            return;
-        }
-        let refused = core::mem::take(&mut self.refused);
-        self.refused_logged_at = Some(Instant::now());
+        let now = Instant::now().into_std();
+        let Some(refused) = self.refused_logged.due(self.refused, now) else { return };
         tracing::warn!(
             message_id = receiver::DATAGRAMS_REFUSED,
             %collector,
@@ -119,13 +114,14 @@ impl OutageLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::LOG_INTERVAL;
 
     #[tokio::test(start_paused = true)]
     async fn losses_are_logged_at_once_then_summed() {
         let collector = "192.0.2.1:9995".parse().unwrap();
         let mut trouble = OutageLog::new(WhenDown::Hold);
         trouble.note_lost(collector, 0, 0);
-        assert_eq!(trouble.lost_logged_at, None);
+        assert_eq!(trouble.losses, LogInterval::default());
         trouble.note_lost(collector, 3, 0);
         assert_eq!(trouble.lost, (0, 0));
         trouble.note_lost(collector, 1, 5);

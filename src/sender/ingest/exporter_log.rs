@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use nf_transport_core::netflow::{ExporterFigures, Source, Unusable};
 
+use crate::host::LogInterval;
 use crate::host::systemd::messages::sender;
-use crate::limits::LOG_INTERVAL;
 use crate::sender::ingest::counters::IngestCounters;
 use crate::status::{count_of, name_first};
 
@@ -17,7 +17,7 @@ use crate::status::{count_of, name_first};
 pub(crate) struct ExporterLog {
     /// Bounded by the size of the exporter table.
     unusable: HashSet<ExporterKey>,
-    logged_at: Option<Instant>,
+    interval: LogInterval,
 }
 
 /// An exporter address and source id, with any port.
@@ -50,14 +50,14 @@ struct UsabilityChanges {
 }
 
 impl ExporterLog {
-    /// Logs the changes since the last call, at most once in a [`LOG_INTERVAL`]. Call it once a second.
+    /// Logs the changes since the last call, at most once in an interval. Call it once a second.
     pub(crate) fn poll(&mut self, counters: &IngestCounters, now: Instant) {
-        if self.logged_at.is_some_and(|logged| now.saturating_duration_since(logged) < LOG_INTERVAL) {
+        if !self.interval.is_over(now) {
             return;
         }
         let changes = self.note(counters.exporters().figures());
         if changes != UsabilityChanges::default() {
-            self.logged_at = Some(now);
+            self.interval.begin(now);
             changes.log();
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::host::CountLog;
+use crate::host::LoggedCount;
 use crate::host::systemd::messages::sender;
 use crate::sender::ingest::counters::{ExporterAddress, IngestCounters, SocketCounters};
 use crate::status::{count_of, name_first};
@@ -15,8 +15,8 @@ pub(crate) struct LossLog {
 
 #[derive(Debug, Default)]
 struct SocketLog {
-    kernel_drops: CountLog,
-    denied: CountLog,
+    kernel_drops: LoggedCount,
+    denied: LoggedCount,
 }
 
 impl LossLog {
@@ -26,15 +26,15 @@ impl LossLog {
 
     /// Logs new losses. The caller calls it once a second.
     pub(crate) fn poll(&mut self, counters: &IngestCounters) {
-        self.log(counters, CountLog::due);
+        self.log(counters, LoggedCount::due);
     }
 
     /// Logs the rest at the end of the run.
     pub(crate) fn finish(mut self, counters: &IngestCounters) {
-        self.log(counters, CountLog::rest);
+        self.log(counters, LoggedCount::rest);
     }
 
-    fn log(&mut self, counters: &IngestCounters, due: fn(&mut CountLog, u64, Instant) -> Option<u64>) {
+    fn log(&mut self, counters: &IngestCounters, due: fn(&mut LoggedCount, u64, Instant) -> Option<u64>) {
         let now = Instant::now();
         for (place, (socket, log)) in counters.sockets().iter().zip(&mut self.sockets).enumerate() {
             if let Some(count) = due(&mut log.kernel_drops, socket.kernel_drops(), now) {

@@ -24,7 +24,7 @@ use self::drops::{DropAccounts, is_ring_nearly_full};
 use self::log::FlusherLog;
 use self::sync::SpoolSync;
 use self::task::FlushTask;
-use crate::host::{CountLog, Pulse, both_clocks};
+use crate::host::{LoggedCount, Pulse, both_clocks};
 use crate::sender::ingest::counters::IngestCounters;
 use crate::sender::queue::Queue;
 use crate::sender::queue::fair_share::{FairShare, ThinnedLoss};
@@ -329,7 +329,7 @@ impl Flusher {
             self.sync.note_empty();
         }
         drop(state);
-        self.drops.log(CountLog::due);
+        self.drops.log(LoggedCount::due);
     }
 
     /// Handles that the spool rejects batches. Returns `true` if batches that do not fit into the ring are
@@ -361,7 +361,7 @@ impl Flusher {
         let disk = self.pulse.away();
         self.fair_share.stop();
         drop(disk);
-        self.drops.log(CountLog::rest);
+        self.drops.log(LoggedCount::rest);
         let (acknowledged, next, dropped_last) = {
             let state = self.queue.state();
             let (acknowledged, next) = (state.ledger.acknowledged(), state.ledger.next());

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use nf_transport_core::sequence::{Gap, GapReason};
 
-use crate::host::CountLog;
+use crate::host::LoggedCount;
 use crate::host::systemd::messages::sender;
 use crate::limits::JOURNAL_RING;
 use crate::sender::ingest::counters::IngestCounters;
@@ -22,12 +22,12 @@ pub(super) struct DropAccounts {
     counters: Arc<IngestCounters>,
     /// Datagrams dropped since the start.
     dropped: u64,
-    log: CountLog,
+    log: LoggedCount,
 }
 
 impl DropAccounts {
     pub(super) fn new(queue: Arc<Queue>, counters: Arc<IngestCounters>) -> Self {
-        Self { queue, counters, dropped: 0, log: CountLog::default() }
+        Self { queue, counters, dropped: 0, log: LoggedCount::default() }
     }
 
     /// Accounts for datagrams dropped one by one (`thinned`) and with their segments (`dropped`).
@@ -64,7 +64,7 @@ impl DropAccounts {
     }
 
     /// Logs the number of dropped datagrams, by exporter, if `due`.
-    pub(super) fn log(&mut self, due: fn(&mut CountLog, u64, Instant) -> Option<u64>) {
+    pub(super) fn log(&mut self, due: fn(&mut LoggedCount, u64, Instant) -> Option<u64>) {
         let Some(count) = due(&mut self.log, self.dropped, Instant::now()) else { return };
         let exporters = name_dropped(
             self.counters.dropped_exporters().take_unlogged(|_| true),

@@ -1,31 +1,31 @@
-//! Limits log lines about growing counters: the first increase at once, later ones at most once per
-//! `LOG_INTERVAL`.
+//! Sums up the increases of a counter for its log lines: the first increase is logged at once, later ones
+//! together at intervals. Unlike with [`LogLimit`](crate::host::LogLimit), nothing is suppressed: the numbers
+//! in the log add up to the counter.
 
 use std::time::Instant;
 
-use crate::limits::LOG_INTERVAL;
+use crate::host::process::log_interval::LogInterval;
 
 /// The part of a counter that is in the log.
 #[derive(Debug, Default)]
-pub struct CountLog {
+pub struct LoggedCount {
     logged: u64,
-    logged_at: Option<Instant>,
+    interval: LogInterval,
 }
 
-impl CountLog {
+impl LoggedCount {
     /// Returns the part of `total` to log now; `None` if there is none or if it has to wait. Callers repeat
     /// this, even if the counter no longer grows.
     pub fn due(&mut self, total: u64, now: Instant) -> Option<u64> {
-        let may_log =
-            self.logged_at.is_none_or(|logged| now.saturating_duration_since(logged) >= LOG_INTERVAL);
-        if may_log { self.rest(total, now) } else { None }
+        if self.interval.is_over(now) { self.rest(total, now) } else { None }
     }
 
     /// Returns the part of `total` that is not in the log, without regard to the interval: for the end of a
     /// run.
     pub fn rest(&mut self, total: u64, now: Instant) -> Option<u64> {
         let unlogged = total.checked_sub(self.logged).filter(|unlogged| *unlogged > 0)?;
-        (self.logged, self.logged_at) = (total, Some(now));
+        self.logged = total;
+        self.interval.begin(now);
         Some(unlogged)
     }
 }
@@ -35,10 +35,11 @@ mod tests {
     use core::time::Duration;
 
     use super::*;
+    use crate::limits::LOG_INTERVAL;
 
     #[test]
     fn every_count_is_logged_once() {
-        let mut log = CountLog::default();
+        let mut log = LoggedCount::default();
         let start = Instant::now();
         let second = Duration::from_secs(1);
         assert_eq!(log.due(0, start), None);
