@@ -5,12 +5,11 @@ pub mod files;
 mod places;
 pub mod process;
 pub mod secure_stream;
+pub mod sockets;
 mod supervisor;
 pub mod systemd;
-mod tcp_info;
 
 pub use places::{ConnectionPlace, Eviction, Places, Rank, source_of};
-pub use tcp_info::TcpProgress;
 
 pub use crate::host::credentials::argv_key::{conceal_key, conceal_token};
 pub use crate::host::credentials::certificates::{TlsFileError, read_receiver_tls, read_sender_tls};
@@ -37,7 +36,10 @@ pub use crate::host::process::privilege::Privilege;
 pub use crate::host::process::reload::{run_reload, warn_restart_needed};
 pub use crate::host::process::shutdown::{Shutdown, ShutdownTrigger, shutdown_channel};
 pub use crate::host::process::signals::Signals;
+pub use crate::host::sockets::bind::{SocketError, bind_metrics, bind_tcp, bind_udp};
+pub use crate::host::sockets::receive_buffer::{ensure_receive_buffer, receive_buffer_advice};
+pub use crate::host::sockets::tcp_info::TcpProgress;
 pub(crate) use crate::host::supervisor::{Supervised, Supervisor};
-pub use crate::host::systemd::sockets::SocketError;
+pub use crate::host::systemd::passed_sockets::WrongSocket;
 pub use crate::host::systemd::unit::ServiceUnit;
 pub use crate::host::systemd::watchdog::{Pulse, ROUND, Watchdog};

@@ -16,10 +16,11 @@ use crate::config::{HostPort, Loaded, RECEIVER, ReceiverSettings};
 use crate::host::files::atomic_file;
 use crate::host::process::logging;
 use crate::host::systemd::messages::receiver;
-use crate::host::systemd::sockets;
+use crate::host::systemd::passed_sockets;
 use crate::host::{
     DaemonError, DirectoryLock, Expiry, FileShares, InternalErrorLog, Pulse, Shutdown, ShutdownTrigger,
-    Signals, Supervised, Supervisor, Watchdog, abort_on_panic, allow_open_files, shutdown_channel,
+    Signals, Supervised, Supervisor, Watchdog, abort_on_panic, allow_open_files, bind_metrics, bind_tcp,
+    shutdown_channel,
 };
 use crate::receiver::accept::Acceptor;
 use crate::receiver::accept::known_sources::KnownSources;
@@ -152,7 +153,7 @@ async fn start(
     };
     if let Some(address) = settings.metrics {
         let state_of = state_of.clone();
-        tokio::spawn(serve_metrics(sockets::bind_metrics(address)?, move || receiver_metrics(state_of())));
+        tokio::spawn(serve_metrics(bind_metrics(address)?, move || receiver_metrics(state_of())));
     }
     let answers = tokio::spawn(control.serve(answer(state_of, reloader.clone()))).abort_handle();
     let listeners = listeners.into_iter().map(|listener| (listener, watchdog.pulse("gate"))).collect();
@@ -249,12 +250,12 @@ fn pass_on(shared: &Shared, state: &Path, progress: &[CollectorOffset]) {
 
 /// Returns the sockets passed by systemd, else opens those of the settings.
 fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, DaemonError> {
-    let inherited = sockets::inherited_tcp_listeners()?;
-    let from_systemd = !inherited.is_empty();
+    let passed = passed_sockets::tcp_listeners()?;
+    let from_systemd = !passed.is_empty();
     let sockets = if from_systemd {
-        inherited
+        passed
     } else {
-        addresses.iter().map(|address| sockets::bind_tcp(*address)).collect::<Result<_, _>>()?
+        addresses.iter().map(|address| bind_tcp(*address)).collect::<Result<_, _>>()?
     };
     let told = |error| DaemonError::system(format_args!("cannot set up a TCP socket: {error}"));
     let mut listeners = Vec::new();
@@ -264,7 +265,7 @@ fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, DaemonError> {
             %address,
             from_systemd,
             "listening for senders on {address}{}",
-            sockets::origin(from_systemd)
+            passed_sockets::origin(from_systemd)
         );
         listeners.push(TcpListener::from_std(socket).map_err(told)?);
     }

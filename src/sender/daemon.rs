@@ -16,11 +16,11 @@ use tokio::time::timeout;
 use crate::config::{Loaded, SENDER, SenderSettings, SpoolSettings};
 use crate::host::process::logging;
 use crate::host::systemd::messages::sender;
-use crate::host::systemd::{notify, sockets};
+use crate::host::systemd::{notify, passed_sockets};
 use crate::host::{
     DaemonError, DirectoryLock, Expiry, InternalErrorLog, Pulse, Shutdown, ShutdownTrigger, Signals,
-    Supervised, Supervisor, Watchdog, abort_on_panic, allow_open_files, open_private_directory,
-    shutdown_channel,
+    Supervised, Supervisor, Watchdog, abort_on_panic, allow_open_files, bind_metrics, bind_udp,
+    ensure_receive_buffer, open_private_directory, receive_buffer_advice, shutdown_channel,
 };
 use crate::limits::{RECEIVE_BUFFER, STOP_GRACE};
 use crate::sender::ingest::Ingest;
@@ -69,29 +69,28 @@ pub(crate) fn run(load: LoadSettings) -> Result<(), DaemonError> {
 
 /// Returns listeners on the sockets from systemd, or else on those of the settings.
 fn listen(addresses: &[SocketAddr]) -> Result<Vec<Listener>, DaemonError> {
-    let inherited = sockets::inherited_udp()?;
-    let outlives_us = !inherited.is_empty();
+    let passed = passed_sockets::udp()?;
+    let outlives_us = !passed.is_empty();
     let sockets = if outlives_us {
-        inherited
+        passed
     } else {
-        addresses.iter().map(|address| sockets::bind_udp(*address)).collect::<Result<_, _>>()?
+        addresses.iter().map(|address| bind_udp(*address)).collect::<Result<_, _>>()?
     };
     let mut smallest = usize::MAX;
     let mut listeners = Vec::new();
     for socket in sockets {
         let system_error = |error| DaemonError::system(format_args!("cannot set up a UDP socket: {error}"));
-        smallest =
-            smallest.min(sockets::ensure_receive_buffer(&socket, RECEIVE_BUFFER).map_err(system_error)?);
+        smallest = smallest.min(ensure_receive_buffer(&socket, RECEIVE_BUFFER).map_err(system_error)?);
         let address = socket.local_addr().map_err(system_error)?;
         tracing::info!(
             %address,
             from_systemd = outlives_us,
             "listening for datagrams on {address}{}",
-            sockets::origin(outlives_us)
+            passed_sockets::origin(outlives_us)
         );
         listeners.push(Listener::new(socket, outlives_us).map_err(system_error)?);
     }
-    if let Some(advice) = sockets::receive_buffer_advice(RECEIVE_BUFFER, smallest) {
+    if let Some(advice) = receive_buffer_advice(RECEIVE_BUFFER, smallest) {
         tracing::warn!(message_id = sender::BUFFER_SMALL, "{advice}");
     }
     Ok(listeners)
@@ -164,7 +163,7 @@ async fn start(
     let threads = start_threads(listeners, recovered, connection, counters, &reloader, watchdog)?;
     if let Some(address) = settings.metrics {
         let reporter = reporter.clone();
-        let listener = sockets::bind_metrics(address)?;
+        let listener = bind_metrics(address)?;
         tokio::spawn(serve_metrics(listener, move || sender_metrics(reporter.status())));
     }
     Ok(SenderDaemon {

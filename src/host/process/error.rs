@@ -6,7 +6,7 @@ use sysexits::ExitCode;
 
 use crate::config::ConfigError;
 use crate::host::files::atomic_file::FileError;
-use crate::host::{DirectoryLockError, KeyFileError, SocketError, TlsFileError};
+use crate::host::{DirectoryLockError, KeyFileError, SocketError, TlsFileError, WrongSocket};
 
 /// A message for the operator and its exit code (sysexits).
 #[derive(Debug, thiserror::Error)]
@@ -89,33 +89,31 @@ impl From<DirectoryLockError> for DaemonError {
 
 impl From<SocketError> for DaemonError {
     fn from(error: SocketError) -> Self {
-        match error {
-            SocketError::WrongKind { .. } => Self::configuration(error),
-            SocketError::InUse { .. }
-            | SocketError::Denied { .. }
-            | SocketError::NotHere { .. }
-            | SocketError::Other { .. } => Self::system(error),
-        }
+        Self::system(error)
+    }
+}
+
+impl From<WrongSocket> for DaemonError {
+    fn from(error: WrongSocket) -> Self {
+        Self::configuration(error)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::sockets::bind::Protocol;
 
     #[test]
     fn only_configuration_errors_exit_with_78() {
         let code = |error: DaemonError| u8::from(error.code());
         let address = "[::]:2055".parse().unwrap();
-        assert_eq!(code(SocketError::InUse { protocol: sockets::Protocol::Udp, address }.into()), 71);
-        let wrong =
-            SocketError::WrongKind { fd: 3, name: None, found: "a unix socket", wanted: "a UDP socket" };
+        assert_eq!(code(SocketError::InUse { protocol: Protocol::Udp, address }.into()), 71);
+        let wrong = WrongSocket { fd: 3, name: None, found: "a unix socket", wanted: "a UDP socket" };
         assert_eq!(code(wrong.into()), 78);
         let held = DirectoryLockError::Held { path: "/srv".into(), process: None };
         assert_eq!(code(held.into()), 73);
         assert_eq!(code(DaemonError::unavailable("x")), 69);
         assert_eq!(code(DaemonError::input_output("x")), 74);
     }
-
-    use crate::host::systemd::sockets;
 }

@@ -1,7 +1,7 @@
-//! The interface to systemd: passed sockets, readiness, watchdog, journal message ids, the unit.
+//! The interface to systemd: passed passed_sockets, readiness, watchdog, journal message ids, the unit.
 
 pub mod messages;
 pub mod notify;
-pub mod sockets;
+pub mod passed_sockets;
 pub(crate) mod unit;
 pub(crate) mod watchdog;
