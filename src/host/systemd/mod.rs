@@ -1,7 +1,8 @@
-//! The interface to systemd: passed passed_sockets, readiness, watchdog, journal message ids, the unit.
+//! The interface to systemd: passed sockets, readiness, watchdog, journal message ids, the unit.
 
 pub mod messages;
 pub mod notify;
 pub mod passed_sockets;
+mod service_identity;
 pub(crate) mod unit;
 pub(crate) mod watchdog;

@@ -1,13 +1,12 @@
-//! The systemd unit of a service: its user, and the paths that its sandbox allows (systemd.exec(5)).
+//! The systemd unit of a service: its user, and the paths to which it has access (systemd.exec(5)).
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use nix::unistd::{Group, User};
 use rustix::fs::Access;
-use rustix::thread::{Gid, Uid};
 
 use crate::host::DaemonError;
+use crate::host::systemd::service_identity::ServiceIdentity;
 
 /// Properties of the unit that determine the access of the service.
 const PROPERTIES: &str = "LoadState,User,Group,SupplementaryGroups,ProtectSystem,ProtectHome,PrivateTmp,\
@@ -27,24 +26,6 @@ pub struct ServiceUnit {
     own: Vec<PathBuf>,
     /// Paths that are hidden from the service or replaced, each with the setting that does so.
     hidden: Vec<(PathBuf, String)>,
-}
-
-/// The user and groups of a service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct ServiceIdentity {
-    name: String,
-    user: Uid,
-    group: Gid,
-    groups: Vec<Gid>,
-}
-
-impl ServiceIdentity {
-    /// Gives the calling thread this identity, until the thread ends.
-    fn assume(&self) -> rustix::io::Result<()> {
-        rustix::thread::set_thread_groups(&self.groups)?;
-        rustix::thread::set_thread_res_gid(self.group, self.group, self.group)?;
-        rustix::thread::set_thread_res_uid(self.user, self.user, self.user)
-    }
 }
 
 impl ServiceUnit {
@@ -106,23 +87,6 @@ impl ServiceUnit {
         })
     }
 
-    /// Returns the identity of the service if its user exists and is not root.
-    fn identity(&self) -> Option<ServiceIdentity> {
-        let name = self.user.as_deref()?;
-        let user = User::from_name(name).ok()??;
-        let group_of = |name: &String| Some(Group::from_name(name).ok()??.gid);
-        let gid = |gid: nix::unistd::Gid| Gid::from_raw(gid.as_raw());
-        let group = self.group.as_ref().and_then(group_of).unwrap_or(user.gid);
-        let mut groups = vec![gid(group)];
-        groups.extend(self.supplementary_groups.iter().filter_map(group_of).map(gid));
-        (!user.uid.is_root()).then(|| ServiceIdentity {
-            name: name.to_owned(),
-            user: Uid::from_raw(user.uid.as_raw()),
-            group: gid(group),
-            groups,
-        })
-    }
-
     /// Checks that the service, which is not root, can read `files` and write to `directory`. Only root can
     /// check this; other users get `None`. Returns a note that names the user of the service.
     pub fn check_access(&self, files: &[&Path], directory: &Path) -> Result<Option<String>, DaemonError> {
@@ -133,7 +97,8 @@ impl ServiceUnit {
                 Some(problem) => Err(DaemonError::configuration(problem)),
                 None => Ok(Some(format!(
                     "the user {} of {} has access to all files and directories",
-                    identity.name, self.name
+                    identity.user(),
+                    self.name
                 ))),
             }
         })
@@ -142,18 +107,13 @@ impl ServiceUnit {
     /// Runs `work` as the user of the service, and passes its identity, if this process is root and the user
     /// exists.
     fn run_as_service<T: Send>(&self, work: impl FnOnce(Option<&ServiceIdentity>) -> T + Send) -> T {
-        let identity = self.identity().filter(|_| rustix::process::geteuid().is_root());
-        let Some(identity) = identity else { return work(None) };
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| match identity.assume() {
-                Ok(()) => work(Some(&identity)),
-                Err(error) => {
-                    tracing::debug!(%error, "cannot act as {}: {error}", identity.name);
-                    work(None)
-                }
-            });
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        let user = self.user.as_deref().filter(|_| rustix::process::geteuid().is_root());
+        let identity = user
+            .and_then(|user| ServiceIdentity::find(user, self.group.as_deref(), &self.supplementary_groups));
+        match identity {
+            Some(identity) => identity.run(work),
+            None => work(None),
+        }
     }
 
     /// Returns the reason why the service cannot read `path`, with the remedy. Runs as the user of the
@@ -167,7 +127,7 @@ impl ServiceUnit {
             "{}: the user {user} of {} cannot read it: {error}: change its owner (chown {user} {0})",
             path.display(),
             self.name,
-            user = identity.name
+            user = identity.user()
         ))
     }
 
@@ -196,7 +156,7 @@ impl ServiceUnit {
              {existing})",
             path.display(),
             self.name,
-            user = identity.name,
+            user = identity.user(),
             existing = existing.display()
         ))
     }
@@ -260,8 +220,7 @@ LoadState=loaded
     }
 
     fn identity() -> ServiceIdentity {
-        let (user, group) = (Uid::from_raw(1), Gid::from_raw(1));
-        ServiceIdentity { name: "nf-sender".to_owned(), user, group, groups: Vec::new() }
+        ServiceIdentity::unprivileged("nf-sender")
     }
 
     fn refused(path: &str) -> Option<String> {
