@@ -6,13 +6,11 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::host::files::atomic_file::open_regular;
-
-/// The mode bits by which users other than the owner can create, rename and remove files in a directory.
-const WRITABLE_BY_OTHERS: u32 = 0o022;
+use crate::host::files::private_directory::{DirectoryError, open_private_directory, unusable};
 
 /// Errors when locking a directory.
 #[derive(Debug, thiserror::Error)]
@@ -29,49 +27,9 @@ pub enum DirectoryLockError {
         /// The process in the file `lock`, if any.
         process: Option<u32>,
     },
-    /// The directory belongs to another user.
-    #[error(
-        "{}: this directory belongs to user id {owner}, and this process runs as user id {ours}: \
-         run it as that user, change the owner, or name another directory",
-        path.display()
-    )]
-    Foreign {
-        /// The directory.
-        path: PathBuf,
-        /// The user id of its owner.
-        owner: u32,
-        /// The user id of this process.
-        ours: u32,
-    },
-    /// Users other than the owner may write to the directory.
-    #[error(
-        "{}: other users may create, replace and remove files in this directory (its mode is {mode:04o}): \
-         chmod go-w {}, or name another directory",
-        path.display(),
-        path.display()
-    )]
-    Writable {
-        /// The directory.
-        path: PathBuf,
-        /// The mode of the directory.
-        mode: u32,
-    },
-    /// The directory or a file in it cannot be created or opened.
-    #[error(
-        "{}: {operation}, as user id {ours}: {source}: check that this user may write to the directory, or \
-         name another one",
-        path.display()
-    )]
-    Unusable {
-        /// The directory.
-        path: PathBuf,
-        /// The failed operation.
-        operation: &'static str,
-        /// The user id of this process.
-        ours: u32,
-        /// The system's error.
-        source: io::Error,
-    },
+    /// The directory cannot be used.
+    #[error("{0}")]
+    Directory(#[from] DirectoryError),
 }
 
 fn holder(process: Option<u32>) -> String {
@@ -118,7 +76,7 @@ impl DirectoryLock {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(held()),
             Err(TryLockError::Error(source)) => {
-                return Err(unusable(directory, "its file `lock` cannot be locked")(source));
+                return Err(unusable(directory, "its file `lock` cannot be locked")(source).into());
             }
         }
         if let Err(error) = name_this_process(&mut file) {
@@ -128,28 +86,6 @@ impl DirectoryLock {
         }
         Ok(Self { _directory: handle, _file: Some(file) })
     }
-}
-
-/// Opens the directory `path`, which must belong to this user, who alone may write to it. The check applies
-/// to the open directory, so that a later rename cannot evade it.
-pub(crate) fn open_private_directory(path: &Path) -> Result<File, DirectoryLockError> {
-    let handle = File::open(path).map_err(unusable(path, "cannot be opened"))?;
-    let metadata = handle.metadata().map_err(unusable(path, "cannot be examined"))?;
-    let (owner, ours, path) = (metadata.uid(), rustix::process::geteuid().as_raw(), path.to_owned());
-    if owner != ours {
-        return Err(DirectoryLockError::Foreign { path, owner, ours });
-    }
-    let mode = metadata.mode() & 0o7777;
-    if mode & WRITABLE_BY_OTHERS != 0 {
-        return Err(DirectoryLockError::Writable { path, mode });
-    }
-    Ok(handle)
-}
-
-/// Adds path and operation to an error of the system: `result.map_err(unusable(path, "cannot be opened"))`.
-fn unusable(path: &Path, operation: &'static str) -> impl FnOnce(io::Error) -> DirectoryLockError {
-    let ours = rustix::process::geteuid().as_raw();
-    move |source| DirectoryLockError::Unusable { path: path.to_owned(), operation, ours, source }
 }
 
 /// Opens the lock file, and creates it if it is missing. An existing one on a read-only disk can be locked as
@@ -185,7 +121,7 @@ fn read_process(path: &Path) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use std::fs::{self, Permissions};
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     use super::*;
 

@@ -2,3 +2,4 @@
 
 pub mod atomic_file;
 pub(crate) mod directory_lock;
+pub(crate) mod private_directory;

@@ -6,7 +6,7 @@ use sysexits::ExitCode;
 
 use crate::config::ConfigError;
 use crate::host::files::atomic_file::FileError;
-use crate::host::{DirectoryLockError, KeyFileError, SocketError, TlsFileError, WrongSocket};
+use crate::host::{DirectoryError, DirectoryLockError, KeyFileError, SocketError, TlsFileError, WrongSocket};
 
 /// A message for the operator and its exit code (sysexits).
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +78,12 @@ impl From<TlsFileError> for DaemonError {
 impl From<KeyFileError> for DaemonError {
     fn from(error: KeyFileError) -> Self {
         Self::configuration(error)
+    }
+}
+
+impl From<DirectoryError> for DaemonError {
+    fn from(error: DirectoryError) -> Self {
+        Self::cannot_create(error)
     }
 }
 
