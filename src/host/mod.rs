@@ -1,5 +1,6 @@
 //! The interface to the host: sockets, files, process and service manager, under systemd or in a terminal.
 
+pub(crate) mod connection;
 pub mod credentials;
 pub mod files;
 mod places;

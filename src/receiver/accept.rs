@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::host::connection::CLOSE_TIMEOUT;
 use crate::host::secure_stream::{HandshakeError, SecureStream, run_handshake};
 use crate::host::systemd::messages::receiver;
 use crate::host::{Pulse, ROUND, Shutdown, Suppressed, is_out_of_files};
@@ -27,7 +28,7 @@ use crate::receiver::accept::authenticated::AuthenticatedSender;
 use crate::receiver::accept::unauthenticated::{
     PeerEvidence, UnauthenticatedConnections, UnauthenticatedPlace,
 };
-use crate::receiver::session::{CLOSE_TIMEOUT, Shared, reject, serve};
+use crate::receiver::session::{Shared, reject, serve};
 
 /// Reason why a connection was rejected before it had a session.
 #[derive(Debug, thiserror::Error)]

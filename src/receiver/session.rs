@@ -4,7 +4,6 @@
 //! A connection holds one read of input and the batches in the lanes of its delivery. While a collector
 //! blocks these, nothing more is read from TCP: the backlog stays in the sender's spool.
 
-mod closing;
 mod connection;
 mod ended;
 pub(crate) mod sender_log;
@@ -15,17 +14,16 @@ mod shared;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-pub(crate) use closing::CLOSE_TIMEOUT;
 use nf_transport_core::framing::RefusalCode;
 use nf_transport_core::sequence::RunId;
 use nf_transport_core::session::ReceiverSession;
 pub(crate) use shared::Shared;
 use tokio::time::{Instant, timeout_at};
 
+use crate::host::connection::flush_and_close;
 use crate::host::secure_stream::SecureStream;
 use crate::host::{SessionExpiry, Shutdown};
 use crate::receiver::accept::authenticated::AuthenticatedSender;
-use crate::receiver::session::closing::flush_and_close;
 use crate::receiver::session::connection::Connection;
 use crate::receiver::session::ended::ConnectionEnd;
 
@@ -91,7 +89,7 @@ pub(crate) async fn serve(
 pub(crate) async fn reject(mut stream: SecureStream, reason: &str) {
     let mut session = ReceiverSession::new();
     session.reject(RefusalCode::TooManyConnections, reason);
-    flush_and_close(&mut stream, &mut session).await;
+    flush_and_close(&mut session, &mut stream).await;
 }
 
 #[cfg(test)]

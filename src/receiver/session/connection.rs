@@ -8,16 +8,17 @@ use nf_transport_core::framing::{Hello, RefusalCode};
 use nf_transport_core::secure::is_proven;
 use nf_transport_core::sequence::{RunId, SenderId};
 use nf_transport_core::session::{ReceiverEvent, ReceiverSession, ResumePoint, SessionError};
+use tokio::io::Ready;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::host::connection::{flush_and_close, transfer};
 use crate::host::secure_stream::{Received, SecureStream, StreamError};
 use crate::host::systemd::messages::receiver;
 use crate::host::{SessionExpiry, Shutdown, Suppressed};
 use crate::receiver::accept::authenticated::AuthenticatedSender;
 use crate::receiver::delivery::Delivery;
 use crate::receiver::output::Outputs;
-use crate::receiver::session::closing::flush_and_close;
 use crate::receiver::session::ended::{ConnectionEnd, refusal_code};
 use crate::receiver::session::sender_log::SenderLine;
 use crate::receiver::session::senders::{ActiveStream, StreamGuard};
@@ -152,19 +153,15 @@ impl Connection<'_> {
                 Some(ReceiverEvent::Goodbye) => return Err(ConnectionEnd::Goodbye),
                 Some(_) | None => {}
             }
-            stream.ready(true, false).await.map_err(StreamError::from)?;
-            self.read(stream)?;
+            let ready = stream.ready(true, false).await.map_err(StreamError::from)?;
+            self.transfer(stream, ready)?;
         }
     }
 
-    /// Reads and handles the available input.
-    pub(super) fn read(&mut self, stream: &mut SecureStream) -> Result<Received, ConnectionEnd> {
-        let now = Instant::now().into_std();
-        let take = |bytes: &[u8]| self.session.handle_bytes(bytes, now);
-        match BUFFER.with_borrow_mut(|buffer| stream.receive(buffer, take))? {
-            Received::End => Err(ConnectionEnd::Closed),
-            received => Ok(received),
-        }
+    /// Exchanges bytes with the sender, as far as the socket is `ready`.
+    pub(super) fn transfer(&mut self, stream: &mut SecureStream, ready: Ready) -> Result<(), ConnectionEnd> {
+        let received = BUFFER.with_borrow_mut(|buffer| transfer(&mut self.session, stream, ready, buffer))?;
+        if received == Received::End { Err(ConnectionEnd::Closed) } else { Ok(()) }
     }
 
     /// Adds the likely cause to an end that the sender's silence explains.
@@ -254,6 +251,6 @@ impl Connection<'_> {
                 return;
             }
         }
-        flush_and_close(stream, &mut self.session).await;
+        flush_and_close(&mut self.session, stream).await;
     }
 }

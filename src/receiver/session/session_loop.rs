@@ -10,7 +10,7 @@ use tokio::io::Ready;
 use tokio::time::{Instant, sleep_until};
 
 use crate::host::ExpiredCertificate;
-use crate::host::secure_stream::{Received, SecureStream};
+use crate::host::secure_stream::SecureStream;
 use crate::limits::HANG_UP_GRACE;
 use crate::receiver::delivery::{Delivery, LossCause, PendingBatch};
 use crate::receiver::session::connection::Connection;
@@ -60,7 +60,7 @@ impl Connection<'_> {
                     // Reads available input before the sender counts as silent: this process may have been
                     // stopped.
                     if self.session.wants_bytes()
-                        && let Err(ended) = self.read(stream)
+                        && let Err(ended) = self.transfer(stream, Ready::READABLE)
                     {
                         return ended;
                     }
@@ -74,18 +74,6 @@ impl Connection<'_> {
                 Wakeup::Shutdown => return ConnectionEnd::Stopping,
             }
         }
-    }
-
-    /// Reads the available input, or else writes pending output. Reads come first because an unread last
-    /// message may explain why writes fail.
-    fn transfer(&mut self, stream: &mut SecureStream, ready: Ready) -> Result<(), ConnectionEnd> {
-        if ready.is_readable() && self.read(stream)? == Received::Bytes {
-            return Ok(());
-        }
-        if ready.is_writable() {
-            stream.send(self.session.outbox())?;
-        }
-        Ok(())
     }
 
     /// Waits for the next event.

@@ -4,7 +4,6 @@
 //! ingest while it waits.
 
 use std::io;
-use std::time::Duration;
 
 use nf_transport_core::framing::{Heartbeat, Welcome};
 use nf_transport_core::internal_error::note_internal_error;
@@ -12,8 +11,9 @@ use nf_transport_core::sequence::Position;
 use nf_transport_core::session::SenderEvent;
 use tokio::io::Ready;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
+use crate::host::connection::{flush_and_close, transfer};
 use crate::host::secure_stream::{Received, SecureStream, StreamError, protection};
 use crate::host::systemd::messages::sender;
 use crate::host::{ExpiredCertificate, LogLimit, ROUND, SessionExpiry, Suppressed, TcpProgress};
@@ -26,9 +26,6 @@ use crate::sender::uplink::segment_source::SegmentSourceError;
 use crate::sender::uplink::stall::StallDetector;
 use crate::sender::uplink::state::{Uplink, UplinkSettings, UplinkState};
 use crate::status::count_of;
-
-/// The longest time for the last messages of a session.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Bytes per read from the connection. Acknowledgements and heartbeats are small.
 const READ_SIZE: usize = 4096;
@@ -139,7 +136,7 @@ impl<'a> SessionLoop<'a> {
             SessionEnd::Renewed | SessionEnd::Asked | SessionEnd::Stopped => {
                 self.uplink.view().state = UplinkState::Connecting;
                 connection.session.goodbye();
-                flush_and_close(connection).await;
+                flush_and_close(&mut connection.session, &mut connection.stream).await;
             }
             SessionEnd::Goodbye
             | SessionEnd::Refused(_)
@@ -147,7 +144,9 @@ impl<'a> SessionLoop<'a> {
             | SessionEnd::Session(_)
             | SessionEnd::Superseded(_)
             | SessionEnd::Diverged { .. }
-            | SessionEnd::BehindUs(..) => flush_and_close(connection).await,
+            | SessionEnd::BehindUs(..) => {
+                flush_and_close(&mut connection.session, &mut connection.stream).await;
+            }
         }
     }
 
@@ -178,11 +177,7 @@ impl<'a> SessionLoop<'a> {
         peer: &str,
     ) -> Result<(), SessionEnd> {
         match wakeup {
-            Wakeup::Socket(Ok(ready)) => {
-                if self.transfer(connection, ready)? == Received::End {
-                    return Err(SessionEnd::Closed);
-                }
-            }
+            Wakeup::Socket(Ok(ready)) => self.transfer(connection, ready)?,
             Wakeup::Socket(Err(error)) => return Err(SessionEnd::Stream(error.into())),
             Wakeup::ReadAhead(outcome) => self.report_read(outcome),
             Wakeup::Arrived => {}
@@ -237,9 +232,7 @@ impl<'a> SessionLoop<'a> {
         self.read_ahead.end_delay();
         // Read before the time-out check: after a pause of this process, heartbeats may wait unread in the
         // socket.
-        if self.transfer(connection, Ready::READABLE)? == Received::End {
-            return Err(SessionEnd::Closed);
-        }
+        self.transfer(connection, Ready::READABLE)?;
         connection.session.handle_timeout(Instant::now().into_std());
         if self.is_all_acknowledged() {
             self.note_progress(connection);
@@ -444,41 +437,18 @@ impl<'a> SessionLoop<'a> {
         self.uplink.view().reason = outcome.err().map(|error| format!("cannot read the spool: {error}"));
     }
 
-    /// Reads from the socket, or else writes to it. Reading comes first: the last message of the receiver
-    /// explains a failed write.
-    fn transfer(&mut self, connection: &mut Connection, ready: Ready) -> Result<Received, StreamError> {
+    /// Exchanges bytes with the receiver, as far as the socket is `ready`.
+    fn transfer(&mut self, connection: &mut Connection, ready: Ready) -> Result<(), SessionEnd> {
         let Connection { session, stream, .. } = connection;
-        if ready.is_readable() {
-            let now = Instant::now().into_std();
-            let take = |bytes: &[u8]| session.handle_bytes(bytes, now);
-            match stream.receive(&mut [0; READ_SIZE], take)? {
-                Received::Nothing => {}
-                received => {
-                    self.stall.heard(now);
-                    return Ok(received);
-                }
-            }
+        let received = transfer(session, stream, ready, &mut [0; READ_SIZE])?;
+        if received != Received::Nothing {
+            self.stall.heard(Instant::now().into_std());
         }
-        if ready.is_writable() {
-            stream.send(session.outbox())?;
-        }
-        Ok(Received::Nothing)
+        if received == Received::End { Err(SessionEnd::Closed) } else { Ok(()) }
     }
 
     /// Returns `true` if everything queued is acknowledged.
     fn is_all_acknowledged(&self) -> bool {
         self.is_agreed && self.uplink.queue.figures().queued == 0
-    }
-}
-
-/// Sends the outbox and waits briefly until the receiver closes its side.
-async fn flush_and_close(connection: &mut Connection) {
-    let last_messages = async {
-        connection.stream.flush(connection.session.outbox()).await?;
-        connection.stream.close_gracefully().await?;
-        Ok::<(), StreamError>(())
-    };
-    if !matches!(timeout(CLOSE_TIMEOUT, last_messages).await, Ok(Ok(()))) {
-        tracing::debug!("the receiver did not close the connection in time");
     }
 }
