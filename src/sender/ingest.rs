@@ -85,6 +85,7 @@ impl Ingest {
             builder,
             flows: Vec::new(),
             ring,
+            next: queue.next_position(),
             queue,
             counters: counters.clone(),
             connection,
@@ -252,7 +253,7 @@ impl Ingest {
     /// Receives waiting datagrams of one listener, as many as there are slots. Returns their number.
     fn receive(&mut self, index: usize) -> usize {
         let Some(listener) = self.listeners.get_mut(index) else { return 0 };
-        self.checkpoint.set_slots(self.batcher.queue.next_position(), listener.local.port());
+        self.checkpoint.set_slots(self.batcher.next, listener.local.port());
         match self.slots.receive(&listener.socket) {
             Ok(count) => {
                 self.batcher.is_flooded |= count == JOURNAL_SLOTS;

@@ -15,8 +15,8 @@ use crate::host::{boot_clock, both_clocks, locked, wall_clock};
 use crate::sender::ingest::counters::IngestCounters;
 use crate::sender::journal::JournalLocation;
 use crate::sender::queue::Queue;
+use crate::sender::queue::figures::QueueFigures;
 use crate::sender::queue::room::{Shortage, time_left};
-use crate::sender::queue::state::QueueFigures;
 use crate::sender::uplink::state::{UplinkSettings, UplinkState, UplinkView};
 use crate::status;
 use crate::status::{

@@ -68,7 +68,7 @@ fn each_batch(queue: &Arc<Queue>, mut position: Position, take: &mut dyn FnMut(&
     loop {
         let next = queue.inspect().next(position);
         match next {
-            Next::Batch(batch) => {
+            Next::Batch { batch, .. } => {
                 take(&batch);
                 position = batch.end();
             }
@@ -204,7 +204,7 @@ fn positions_stay_unique_without_the_journal() {
 fn the_exporter_table_is_free_while_a_push_waits() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());
-    while run.queue.inspect().tail_bytes() + 2 * 61_000 < JOURNAL_RING {
+    while run.queue.inspect().tail().bytes() + 2 * 61_000 < JOURNAL_RING {
         push(&mut run, 1, 60_000);
     }
     let full = run.queue.figures().counts.received;
@@ -267,15 +267,18 @@ fn sent_and_read_batches_are_in_flight_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());
     push(&mut run, 10, 100);
-    assert!(matches!(run.queue.inspect().next(Position(0)), Next::Batch(_)));
-    assert_eq!(run.queue.inspect().in_flight, Position(0), "somebody only looked");
-    assert!(matches!(run.queue.next_to_send(Position(0), true), Next::Batch(_)));
-    assert_eq!(run.queue.inspect().in_flight, Position(1));
+    assert!(matches!(run.queue.inspect().next(Position(0)), Next::Batch { .. }));
+    assert_eq!(run.queue.inspect().in_flight(), Position(0), "somebody only looked");
+    assert!(matches!(run.queue.begin_sending(Position(0), true), Next::Batch { .. }));
+    assert!(!run.queue.begin_reading(Position(1), true), "it is in memory");
+    assert_eq!(run.queue.inspect().in_flight(), Position(1));
     spool_all(&run, policy());
-    assert!(matches!(run.queue.next_to_send(Position(9), false), Next::InSpool));
-    assert_eq!(run.queue.inspect().in_flight, Position(1), "only some collectors get it");
-    assert!(matches!(run.queue.next_to_send(Position(7), true), Next::InSpool));
-    assert_eq!(run.queue.inspect().in_flight, Position(8));
+    assert!(matches!(run.queue.begin_sending(Position(9), false), Next::InSpool));
+    assert_eq!(run.queue.inspect().in_flight(), Position(1), "only some collectors get it");
+    assert!(matches!(run.queue.begin_sending(Position(7), true), Next::InSpool));
+    assert_eq!(run.queue.inspect().in_flight(), Position(8));
+    assert!(run.queue.begin_reading(Position(8), true));
+    assert_eq!(run.queue.inspect().in_flight(), Position(9));
 }
 
 mod damage;

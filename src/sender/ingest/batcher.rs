@@ -9,6 +9,7 @@ use nf_transport_core::datagram::Datagram;
 use nf_transport_core::flow_layout::FlowRun;
 use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::limits::PAYLOAD_MAX;
+use nf_transport_core::sequence::Position;
 
 use crate::host::systemd::messages::sender;
 use crate::host::{Pulse, boot_clock, both_clocks};
@@ -25,6 +26,8 @@ pub(super) struct Batcher {
     /// The flow records of the current datagram, for compression. The vector is reused.
     pub(super) flows: Vec<FlowRun>,
     pub(super) ring: Ring,
+    /// The position of the next datagram. Only ingest assigns positions, so it need not ask the queue.
+    pub(super) next: Position,
     pub(super) queue: Arc<Queue>,
     pub(super) counters: Arc<IngestCounters>,
     pub(super) connection: Arc<SharedConnection>,
@@ -153,7 +156,7 @@ impl Batcher {
             // Only the slots knew how many there were.
             SlotSource::PreviousRun { .. } => 0,
         };
-        self.queue.note_lost(lost);
+        self.next = self.queue.note_lost(lost);
         tracing::error!(
             message_id = sender::JOURNAL_IN_MEMORY,
             datagrams = lost,
@@ -208,18 +211,19 @@ impl Batcher {
     /// Counts the datagram after the current batch as lost.
     fn lose_one(&mut self) {
         self.flush();
-        self.queue.note_lost(1);
+        self.next = self.queue.note_lost(1);
     }
 
     fn flush(&mut self) {
         if self.builder.is_empty() {
             return;
         }
-        let Some(batch) = self.builder.finish(self.queue.next_position()) else {
+        let Some(batch) = self.builder.finish(self.next) else {
             note_internal_error("a batch with datagrams in it cannot be finished");
-            self.queue.note_lost(u64::from(self.builder.discard()));
+            self.next = self.queue.note_lost(u64::from(self.builder.discard()));
             return;
         };
+        self.next = batch.end();
         if let Some(dropped) = self.queue.push(batch, &mut self.ring, &self.pulse) {
             self.counters.note_dropped_batch(&dropped);
         }

@@ -20,7 +20,7 @@ use nf_transport_core::spool::disk::Directory;
 use nf_transport_core::spool::{AppendError, Policy, Spool, WhenFull, Yielding};
 use tokio::sync::watch;
 
-use self::drops::{DropAccounts, is_ring_nearly_full};
+use self::drops::DropAccounts;
 use self::log::FlusherLog;
 use self::sync::SpoolSync;
 use self::task::FlushTask;
@@ -28,8 +28,9 @@ use crate::host::{LoggedCount, Pulse, both_clocks};
 use crate::sender::ingest::counters::IngestCounters;
 use crate::sender::queue::Queue;
 use crate::sender::queue::fair_share::{FairShare, ThinnedLoss};
+use crate::sender::queue::figures::SpoolFigures;
 use crate::sender::queue::holdings::Shares;
-use crate::sender::queue::state::{QueueState, ShutdownStage, SpoolFigures};
+use crate::sender::queue::state::{QueueState, ShutdownStage};
 
 /// The longest wait before the flusher enforces the limits of the spool again.
 const ENFORCE_EVERY: Duration = Duration::from_secs(1);
@@ -161,7 +162,7 @@ impl Flusher {
         // dropped batches gone.
         let (in_flight, is_pressing, is_crowded) = {
             let state = queue.state();
-            (state.in_flight, state.is_pressing(), is_ring_nearly_full(&state))
+            (state.in_flight(), state.tail().is_pressing(), state.tail().is_nearly_full())
         };
         spool.acknowledge(task.acknowledged);
         self.fair_share.begin_turn(&spool);
@@ -279,14 +280,8 @@ impl Flusher {
     /// the batch and the loss. Returns `None` if the batch stays unchanged, as when it is in flight.
     fn sift(&mut self, spool: &Spool<Directory>, batch: &Batch) -> Option<(Batch, ThinnedLoss)> {
         let (sifted, loss) = self.fair_share.sift_batch(spool, batch)?;
-        let mut state = self.queue.state();
-        let is_in_flight = state.in_flight > batch.first();
-        let (entry, _) = state.tail.front_mut()?;
-        if is_in_flight || entry.batch.first() != batch.first() {
-            return None;
-        }
-        entry.batch = sifted.clone();
-        Some((sifted, loss))
+        let is_sifted = self.queue.state().sift_oldest(batch, &sifted);
+        is_sifted.then_some((sifted, loss))
     }
 
     /// Returns the extent to which the next append may drop data. Data dropped during a sync makes no room.
@@ -303,29 +298,27 @@ impl Flusher {
     fn note_append(&mut self, task: &FlushTask, outcome: Option<Result<(), AppendError>>) {
         let queue = self.queue.clone();
         let mut state = queue.state();
-        state.spool = self.figures;
+        state.set_spool(self.figures);
         match (outcome, &task.spill) {
             (Some(Ok(())), Some((entry, _))) => {
                 self.retry_at = None;
-                state.is_full = false;
-                state.write_error = None;
+                state.note_writable();
                 queue.pop_tail(&mut state, entry.batch.end());
                 self.sync.note_appended();
             }
             (Some(Err(error)), _) => {
                 self.retry_at = Some(Instant::now() + RETRY);
-                state.write_error = Some(error.to_string());
-                state.is_full = self.drops_new_batches(&error, &mut state);
-                queue.room_changed();
+                let is_full = self.drops_new_batches(&error, &mut state);
+                state.note_rejected(error.to_string(), is_full);
+                queue.room.notify_one();
                 self.log.append_error(&error, self.when_full, &self.figures);
             }
-            _ if state.tail.is_empty() => {
-                state.is_full = false;
-                state.write_error = None;
+            _ if state.tail().is_empty() => {
+                state.note_writable();
             }
             _ => {}
         }
-        if state.spool.size == 0 {
+        if state.spool_size() == 0 {
             self.sync.note_empty();
         }
         drop(state);
@@ -343,7 +336,7 @@ impl Flusher {
                 if self.when_full == WhenFull::DropOldest {
                     self.drops.drop_from_ring(state);
                 }
-                self.when_full == WhenFull::DropNewest || is_ring_nearly_full(state)
+                self.when_full == WhenFull::DropNewest || state.tail().is_nearly_full()
             }
         }
     }
@@ -351,7 +344,7 @@ impl Flusher {
     /// Publishes the reason why no new segment can be created, or that there is none. Logs it if a batch was
     /// `spilled` now, which was appended to the previous segment.
     fn note_segment_error(&mut self, segment_error: Option<String>, spilled: bool) {
-        self.queue.state().segment_error.clone_from(&segment_error);
+        self.queue.state().set_segment_error(segment_error.clone());
         if let Some(reason) = segment_error.filter(|_| spilled) {
             self.log.segment_error(&reason);
         }
@@ -364,14 +357,11 @@ impl Flusher {
         self.drops.log(LoggedCount::rest);
         let (acknowledged, next, dropped_last) = {
             let state = self.queue.state();
-            let (acknowledged, next) = (state.ledger.acknowledged(), state.ledger.next());
+            let (acknowledged, next) = (state.acknowledged(), state.next_position());
             let from = self.spool_end.unwrap_or_default().max(acknowledged);
             // After a tail that the disk rejected, a gap record would have nothing before it.
-            let dropped_last: Vec<Gap> = if state.tail.is_empty() {
-                state.ledger.gaps_within(from, next).collect()
-            } else {
-                Vec::new()
-            };
+            let dropped_last: Vec<Gap> =
+                if state.tail().is_empty() { state.gaps_within(from, next).collect() } else { Vec::new() };
             (acknowledged, next, dropped_last)
         };
         for gap in dropped_last {

@@ -12,40 +12,29 @@ use nf_transport_core::spool::Divergence;
 use crate::host::systemd::messages::sender;
 use crate::sender::queue::Queue;
 use crate::sender::queue::recovery::own_stream;
-use crate::sender::queue::state::QueueState;
+use crate::sender::queue::state::NewStream;
 use crate::status::count_of;
 
 impl Queue {
     /// Builds the HELLO message for the connection of `binding`.
     pub(crate) fn hello(&self, heartbeat: Heartbeat, binding: ChannelBinding) -> Hello {
-        let state = self.state();
-        let (lineage, proof) = (&state.lineage, state.stream_key.prove(binding));
-        let (stream, run, replaces) = (lineage.sent_as(), lineage.run(), lineage.replaced());
-        Hello { stream, first: state.ledger.acknowledged(), heartbeat, run, replaces, proof }
+        self.state().hello(heartbeat, binding)
     }
 
     /// Checks that this spool sent all unacknowledged datagrams that the receiver has.
     pub(crate) fn check_lineage(&self, welcome: &Welcome) -> Result<(), Divergence> {
-        let state = self.state();
-        if welcome.received <= state.ledger.acknowledged() {
-            return Ok(());
-        }
-        state.lineage.check(welcome.received, welcome.run, state.highest_sent)
+        self.state().check_lineage(welcome)
     }
 
     /// Counts and logs that the whole queue is sent as a new stream. The file `stream` does not name the old
     /// one, or lacks its secret.
     pub(crate) fn note_abandoned_stream(&self) {
-        let mut state = self.state();
-        let queued = state.ledger.queued();
-        state.possible_repeats = queued;
-        let stream = state.lineage.sent_as();
-        drop(state);
+        let NewStream { stream, queued, possible_repeats } = self.state().note_abandoned_stream();
         tracing::warn!(
             message_id = sender::STREAM_REPLACED,
             %stream,
             queued,
-            possible_repeats = queued,
+            possible_repeats,
             "the file 'stream' of the spool is missing or damaged, or an older version wrote it: sending \
              all {} that are queued as the new stream {stream}; what receivers have and did not acknowledge \
              may arrive twice, none is lost",
@@ -70,15 +59,7 @@ impl Queue {
         if let Some(common) = divergence.common {
             self.acknowledge(common.min(delivered), 0);
         }
-        let mut state = self.state();
-        let start = lineage.runs().last().map_or(Position(0), |run| run.start);
-        let possible_repeats = queued_below(&state, delivered.min(start));
-        let queued = state.ledger.queued();
-        state.possible_repeats += possible_repeats;
-        state.lineage = lineage;
-        state.stream_key = new;
-        state.highest_sent = state.ledger.acknowledged();
-        drop(state);
+        let NewStream { queued, possible_repeats, .. } = self.state().replace_stream(lineage, new, delivered);
         tracing::warn!(
             message_id = sender::STREAM_REPLACED,
             %stream,
@@ -97,12 +78,4 @@ impl Queue {
             );
         }
     }
-}
-
-/// Returns the number of datagrams queued below `position`.
-fn queued_below(state: &QueueState, position: Position) -> u64 {
-    let acknowledged = state.ledger.acknowledged();
-    let gone: u64 =
-        state.ledger.gaps_within(acknowledged, position).map(|gap| gap.end.since(gap.first)).sum();
-    position.since(acknowledged).saturating_sub(gone)
 }

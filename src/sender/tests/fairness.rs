@@ -113,7 +113,7 @@ impl Spooling {
     /// Waits until everything is in the spool.
     fn wait(&self) {
         let deadline = Instant::now() + Duration::from_secs(60);
-        while !self.queue.inspect().tail.is_empty() {
+        while !self.queue.inspect().tail().is_empty() {
             assert!(Instant::now() < deadline, "{:?}", self.queue.figures());
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -232,7 +232,7 @@ fn data_in_flight_is_not_dropped() {
     crowd.flood(&mut run, 4, &[2]);
     // The uplink sends the first half of it.
     for position in 0..100 {
-        run.queue.next_to_send(Position(position), true);
+        run.queue.begin_sending(Position(position), true);
     }
     crowd.flood(&mut run, 400, &[2]);
     spooling.wait();

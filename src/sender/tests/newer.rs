@@ -8,7 +8,7 @@ use nf_transport_core::spool::{Item, Newer, SEGMENT_HEADER_LEN};
 
 use super::*;
 use crate::host::both_clocks;
-use crate::sender::queue::OpenedSegment;
+use crate::sender::queue::segments::OpenedSegment;
 
 const BATCHES: u64 = 30;
 

@@ -54,7 +54,7 @@ impl Model {
         for _ in 0..most {
             let next = queue.inspect().next(position);
             let batches = match next {
-                Next::Batch(batch) => vec![batch],
+                Next::Batch { batch, .. } => vec![batch],
                 Next::InSpool => backlog.read(position).unwrap(),
                 Next::Gap(gap) => {
                     position = gap.end;

@@ -83,14 +83,19 @@ impl Connection {
     ) -> Result<SendProgress, OutOfOrder> {
         while let Some(position) = self.session.next_position() {
             let to_all = self.session.sends_to_all();
-            match queue.next_to_send(position, to_all) {
-                Next::Batch(batch) => self.send(queue, &batch)?,
-                Next::Gap(gap) => {
-                    queue.note_sent(gap.end);
-                    self.session.send_gap(gap)?;
+            match queue.begin_sending(position, to_all) {
+                Next::Batch { batch, is_newest } => {
+                    self.send(queue, &batch)?;
+                    if is_newest {
+                        return Ok(SendProgress::All);
+                    }
                 }
+                Next::Gap(gap) => self.session.send_gap(gap)?,
                 Next::InSpool => match read(position, to_all) {
-                    Some(batch) => self.send(queue, &batch)?,
+                    Some(batch) => {
+                        queue.note_sent(batch.end());
+                        self.send(queue, &batch)?;
+                    }
                     None => return Ok(SendProgress::AllRead),
                 },
                 Next::Nothing => return Ok(SendProgress::All),
@@ -100,7 +105,6 @@ impl Connection {
     }
 
     fn send(&mut self, queue: &Queue, batch: &Batch) -> Result<(), OutOfOrder> {
-        queue.note_sent(batch.end());
         let restamped = (self.sent_as != queue.stream()).then(|| batch.with_stream(self.sent_as));
         self.session.send_batch(restamped.as_ref().unwrap_or(batch))?;
         self.sent.add(batch.first(), batch.end(), u64::from(batch.payload_bytes()));

@@ -13,7 +13,6 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::sender::queue::Queue;
-use crate::sender::queue::state::Next;
 use crate::sender::uplink::segment_source::{SegmentSource, SegmentSourceError};
 
 /// The delay after a failed read of the spool.
@@ -69,7 +68,7 @@ impl ReadAhead {
         let next = self.batches.back().map(Batch::end).filter(|_| self.batches.len() <= READ_ON);
         if let Some(next) = next
             && self.can_read()
-            && matches!(self.queue.next_to_send(next, to_all), Next::InSpool)
+            && self.queue.begin_reading(next, to_all)
         {
             self.start(next);
         }

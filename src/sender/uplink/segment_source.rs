@@ -13,7 +13,8 @@ use nf_transport_core::sequence::Position;
 use nf_transport_core::spool::{Damage, Item, SegmentReader};
 
 use crate::limits::READ_AHEAD;
-use crate::sender::queue::{OpenedSegment, Queue};
+use crate::sender::queue::Queue;
+use crate::sender::queue::segments::OpenedSegment;
 
 /// The number of consecutive failed reads after which unreadable data counts as damage.
 const FAILED_READS_MAX: u32 = 3;

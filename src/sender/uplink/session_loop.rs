@@ -405,10 +405,9 @@ impl<'a> SessionLoop<'a> {
 
     fn acknowledged(&self, connection: &mut Connection, position: Position) {
         let bytes = connection.acknowledge(position);
-        self.uplink.queue.acknowledge(position, bytes);
-        if connection.session.resent().is_none() {
-            self.uplink.queue.raise_in_flight(connection.session.sent());
-        }
+        let session = &connection.session;
+        let in_flight = if session.resent().is_none() { session.sent() } else { Position(0) };
+        self.uplink.queue.acknowledge_in_flight(position, bytes, in_flight);
     }
 
     /// Handles that some collectors are ahead of others. The receiver will request the datagrams that the

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use nf_transport_core::batch::{BatchBuilder, Compression};
+use nf_transport_core::batch::{Batch, BatchBuilder, Compression};
 use nf_transport_core::datagram::{Datagram, Timestamp};
 use nf_transport_core::framing::RefusalCode;
 use nf_transport_core::secure::{AccessPolicy, Credential, Key, ReceiverHandshake, Secret, Suite};
@@ -155,14 +155,19 @@ impl RunningUplink {
         Self { settings, seen, view, stream, queue, shared, ring, _stopper: stopper, _directory: directory }
     }
 
-    /// Queues a datagram without waking the uplink.
-    fn push(&mut self) {
+    /// Returns a batch of one datagram for the queue.
+    fn batch(&self) -> Batch {
         let address = "192.0.2.7:1".parse().unwrap();
         let datagram =
             Datagram { exporter: address, local: address, arrival: Timestamp(5), payload: b"flow" };
         let mut builder = BatchBuilder::new(self.stream, Compression::None);
         builder.push(&datagram).unwrap();
-        let batch = builder.finish(self.queue.next_position()).unwrap();
+        builder.finish(self.queue.next_position()).unwrap()
+    }
+
+    /// Queues a datagram without waking the uplink.
+    fn push(&mut self) {
+        let batch = self.batch();
         self.queue.push(batch, &mut self.ring, &Pulse::default());
     }
 
@@ -242,6 +247,21 @@ async fn ingest_sends_over_the_agreed_connection() {
     running.seen.recv().await.unwrap();
     running.push();
     assert!(!running.shared.send_pending(&running.queue), "the session has ended");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lone_datagram_locks_the_queue_twice() {
+    let key = Key::generate().unwrap();
+    let mut running = RunningUplink::start(key.clone(), vec![key]).await;
+    running.connected().await;
+    running.push();
+    assert!(running.shared.send_pending(&running.queue));
+    running.acknowledged(Position(1)).await;
+    let batch = running.batch();
+    let before = running.queue.state_locks();
+    running.queue.push(batch, &mut running.ring, &Pulse::default());
+    assert!(running.shared.send_pending(&running.queue));
+    assert_eq!(running.queue.state_locks() - before, 2, "one to push, one to send");
 }
 
 #[tokio::test(start_paused = true)]

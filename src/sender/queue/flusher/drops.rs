@@ -7,7 +7,6 @@ use nf_transport_core::sequence::{Gap, GapReason};
 
 use crate::host::LoggedCount;
 use crate::host::systemd::messages::sender;
-use crate::limits::JOURNAL_RING;
 use crate::sender::ingest::counters::IngestCounters;
 use crate::sender::queue::Queue;
 use crate::sender::queue::fair_share::ThinnedLoss;
@@ -36,12 +35,12 @@ impl DropAccounts {
         let mut state = self.queue.state();
         // A segment may be thinned first and then dropped as a whole, so this order matters.
         for loss in thinned {
-            let count = state.ledger.lose_thinned(loss.thinned);
+            let count = state.lose_thinned(loss.thinned);
             self.counters.note_dropped_shares(count, &loss.shares);
             self.dropped += count;
         }
         for (gap, shares) in dropped {
-            let count = state.ledger.lose(*gap);
+            let count = state.lose(*gap);
             self.counters.note_dropped_shares(count, shares);
             self.dropped += count;
         }
@@ -49,16 +48,16 @@ impl DropAccounts {
 
     /// Drops the oldest batches of a nearly full ring, as the spool rejects them. Batches in flight stay.
     pub(super) fn drop_from_ring(&mut self, state: &mut QueueState) {
-        if !is_ring_nearly_full(state) {
+        if !state.tail().is_nearly_full() {
             return;
         }
-        while state.is_pressing()
-            && let Some((entry, _)) = state.tail.front()
-            && state.in_flight <= entry.batch.first()
+        while state.tail().is_pressing()
+            && let Some((entry, _)) = state.tail().oldest()
+            && state.in_flight() <= entry.batch.first()
         {
             let (first, end) = (entry.batch.first(), entry.batch.end());
             self.counters.note_dropped_batch(&entry.batch);
-            self.dropped += state.ledger.lose(Gap { first, end, reason: GapReason::SpoolFull });
+            self.dropped += state.lose(Gap { first, end, reason: GapReason::SpoolFull });
             self.queue.pop_tail(state, end);
         }
     }
@@ -79,11 +78,6 @@ impl DropAccounts {
             count_of(count, "datagram")
         );
     }
-}
-
-/// Returns `true` if more than three quarters of the ring are used.
-pub(super) fn is_ring_nearly_full(state: &QueueState) -> bool {
-    state.tail_bytes() > JOURNAL_RING / 4 * 3
 }
 
 #[cfg(test)]

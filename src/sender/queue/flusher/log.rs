@@ -8,7 +8,7 @@ use nf_transport_core::spool::{AppendError, WhenFull, WrongClock};
 
 use crate::host::systemd::messages::sender;
 use crate::host::{LogLimit, Suppressed};
-use crate::sender::queue::state::SpoolFigures;
+use crate::sender::queue::figures::SpoolFigures;
 
 /// The kinds of problems, each logged once per log interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

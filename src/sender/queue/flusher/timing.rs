@@ -26,8 +26,8 @@ impl Flusher {
 
     /// Returns the time at which there is work.
     fn due(&self, state: &QueueState, now: Instant) -> Instant {
-        let spool_has_acknowledged = state.spool.size > 0 && self.is_spool_acknowledged(state);
-        if state.stage == ShutdownStage::Stopped || spool_has_acknowledged {
+        let spool_has_acknowledged = state.spool_size() > 0 && self.is_spool_acknowledged(state);
+        if state.stage() == ShutdownStage::Stopped || spool_has_acknowledged {
             return now;
         }
         // A push into an empty tail does not wake this thread.
@@ -38,26 +38,27 @@ impl Flusher {
 
     /// Returns `true` if everything in the spool is acknowledged, so that its files can be removed at once.
     fn is_spool_acknowledged(&self, state: &QueueState) -> bool {
-        self.spool_end.is_some_and(|end| end <= state.ledger.acknowledged())
+        self.spool_end.is_some_and(|end| end <= state.acknowledged())
     }
 
     /// Returns the time at which the oldest batch of the tail moves to the spool.
     fn spill_at(&self, state: &QueueState, now: Instant) -> Option<Instant> {
-        let (_, since) = state.tail.front()?;
-        let hurry = state.stage > ShutdownStage::Running || state.is_pressing();
-        let wanted = if hurry { now } else { *since + self.half };
-        let is_at_once = state.stage == ShutdownStage::Stopped || (self.is_holding && state.is_pressing());
+        let (_, since) = state.tail().oldest()?;
+        let hurry = state.stage() > ShutdownStage::Running || state.tail().is_pressing();
+        let wanted = if hurry { now } else { since + self.half };
+        let is_at_once =
+            state.stage() == ShutdownStage::Stopped || (self.is_holding && state.tail().is_pressing());
         let retry_at = self.retry_at.filter(|_| !is_at_once);
         Some(retry_at.map_or(wanted, |retry| wanted.max(retry)))
     }
 
     fn task(&self, state: &QueueState, now: Instant) -> FlushTask {
         let is_due = self.spill_at(state, now).is_some_and(|at| at <= now);
-        let acknowledged = state.ledger.acknowledged();
-        let spill = state.tail.front().filter(|_| is_due).map(|(entry, _)| {
+        let acknowledged = state.acknowledged();
+        let spill = state.tail().oldest().filter(|_| is_due).map(|(entry, _)| {
             let from = self.spool_end.unwrap_or(entry.batch.first()).max(acknowledged);
-            (entry.clone(), state.ledger.gaps_within(from, entry.batch.first()).collect())
+            (entry.clone(), state.gaps_within(from, entry.batch.first()).collect())
         });
-        FlushTask { acknowledged, stage: state.stage, spill }
+        FlushTask { acknowledged, stage: state.stage(), spill }
     }
 }

@@ -10,7 +10,7 @@ use nf_transport_core::spool::{Broken, ImportError, Reimported, Spool};
 use crate::host::systemd::messages::sender;
 use crate::sender::journal;
 use crate::sender::queue::ledger::Ledger;
-use crate::sender::queue::{NEWER_DIRECTORY, log_newer};
+use crate::sender::queue::segments::{NEWER_DIRECTORY, log_newer};
 use crate::status::count_of;
 
 /// Moves the journal at `path` away if a newer version left it. Returns `true` if it did.
