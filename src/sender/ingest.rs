@@ -1,5 +1,5 @@
-//! The ingest thread: receives datagrams from all sockets, batches them and pushes the batches into the
-//! queue.
+//! The ingest thread: receives datagrams from all sockets, batches them, pushes the batches into the queue,
+//! and sends them over the connection of the uplink while that is lent.
 //!
 //! Owns the sockets, the slots and the ring. Never waits for disk or network. Always holds: a datagram that
 //! left the kernel stays in the slots until the ring has it.
@@ -58,6 +58,8 @@ pub(crate) struct Ingest {
     /// The location of slots, checkpoint and ring.
     location: Arc<JournalLocation>,
     counters: Arc<IngestCounters>,
+    /// The connection that the uplink lends.
+    connection: Arc<SharedConnection>,
     batcher: Batcher,
     coalescing: Coalescing,
     slots_done: Option<u64>,
@@ -88,7 +90,6 @@ impl Ingest {
             next: queue.next_position(),
             queue,
             counters: counters.clone(),
-            connection,
             allow,
             pulse,
             is_flooded: false,
@@ -103,6 +104,7 @@ impl Ingest {
             checkpoint,
             location,
             counters,
+            connection,
             batcher,
             coalescing,
             slots_done,
@@ -164,6 +166,7 @@ impl Ingest {
         // Denied datagrams of a socket that does not exist any more count for the first socket.
         let at = ListenedAt { socket: same.unwrap_or(0), local };
         let summary = self.batcher.batch_slots(&mut self.slots, at, SlotSource::PreviousRun { done });
+        send_queue(&self.batcher, &self.connection);
         if summary.admitted > done {
             tracing::info!(
                 datagrams = summary.admitted - done,
@@ -262,6 +265,7 @@ impl Ingest {
                 let source = SlotSource::Socket { datagrams };
                 let at = ListenedAt { socket: index, local: listener.local };
                 let summary = self.batcher.batch_slots(&mut self.slots, at, source);
+                send_queue(&self.batcher, &self.connection);
                 self.slots.clear();
                 self.coalescing.note(datagrams, summary.bytes, Instant::now());
                 if let (Some((first, last)), Some(counters)) =
@@ -284,6 +288,14 @@ impl Ingest {
                 0
             }
         }
+    }
+}
+
+/// Sends the queue over the lent connection, or else wakes the uplink, which sends it. In a flood the batcher
+/// has woken the uplink for each batch: it sends one part while ingest receives the next.
+fn send_queue(batcher: &Batcher, connection: &SharedConnection) {
+    if !batcher.is_flooded && !connection.send_pending(&batcher.queue) {
+        batcher.queue.announce();
     }
 }
 

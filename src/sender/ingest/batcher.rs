@@ -16,7 +16,6 @@ use crate::host::{Pulse, boot_clock, both_clocks};
 use crate::sender::ingest::counters::IngestCounters;
 use crate::sender::journal::{Backing, Ring, SlotEntry, Slots};
 use crate::sender::queue::Queue;
-use crate::sender::uplink::connection::SharedConnection;
 use crate::status::count_of;
 
 /// Encodes datagrams into batches and pushes them into the queue.
@@ -30,7 +29,6 @@ pub(super) struct Batcher {
     pub(super) next: Position,
     pub(super) queue: Arc<Queue>,
     pub(super) counters: Arc<IngestCounters>,
-    pub(super) connection: Arc<SharedConnection>,
     pub(super) allow: Vec<IpNet>,
     pub(super) pulse: Pulse,
     /// The last receive filled all slots, so more datagrams may be waiting.
@@ -125,9 +123,6 @@ impl Batcher {
             self.discard_torn_slots(&mut summary, denied, source);
         }
         self.flush();
-        if !self.is_flooded && !self.connection.send_pending(&self.queue) {
-            self.queue.announce();
-        }
         summary
     }
 
