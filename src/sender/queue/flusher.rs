@@ -178,7 +178,7 @@ impl Flusher {
         let length = sealed.as_ref().and_then(|sealed| sealed.as_ref().ok()).map(batch_len);
         let MadeRoom { mut lost, mut is_awaited, is_sifting } =
             self.make_room(&mut spool, length, in_flight, is_crowded, now);
-        let max_size = if is_sifting { self.fair_share.ceiling() } else { 0 };
+        let ceiling = if is_sifting { self.fair_share.ceiling() } else { 0 };
         let mut sifted = None;
         if let Some((entry, _)) = task.spill.as_ref().filter(|_| is_sifting) {
             if let Some((batch, loss)) = self.sift(&spool, &entry.batch) {
@@ -189,7 +189,7 @@ impl Flusher {
             // The batch waits for the running thinning, which drops data of the largest holders only.
             // Dropping the oldest segment instead would drop data of all its exporters.
             let length = sealed.as_ref().and_then(|sealed| sealed.as_ref().ok()).map_or(0, batch_len);
-            is_awaited = spool.size().saturating_add(length) > spool.max_size().max(max_size);
+            is_awaited = spool.size().saturating_add(length) > spool.max_size().max(ceiling);
         }
         if is_awaited {
             sealed = None;
@@ -200,7 +200,7 @@ impl Flusher {
                     spool.record_gap(*gap);
                 }
             }
-            spool.append_sifted(&sealed?, both_clocks(), in_flight, yielding, max_size)
+            spool.append_yielding(&sealed?, both_clocks(), in_flight, yielding, ceiling)
         });
         let gaps = spool.take_dropped().into_iter();
         let dropped: Vec<(Gap, Shares)> =

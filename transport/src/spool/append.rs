@@ -29,20 +29,22 @@ impl<D: Disk> Spool<D> {
     /// Appends `batch`, which starts where the spool ends, or anywhere if the spool is empty. Positions below
     /// `in_flight` may be on their way to the receiver and are not dropped to make room.
     pub fn append(&mut self, batch: &Batch, now: Moment, in_flight: Position) -> Result<(), AppendError> {
-        self.append_yielding(batch, now, in_flight, Yielding::ToDisk)
+        self.append_yielding(batch, now, in_flight, Yielding::ToDisk, 0)
     }
 
-    /// As [`Self::append`], but drops only data that `yielding` allows to drop.
+    /// As [`Self::append`], but drops only data that `yielding` allows to drop. All segments together may
+    /// have up to `ceiling` bytes then, even if `max-size` is less.
     pub fn append_yielding(
         &mut self,
         batch: &Batch,
         now: Moment,
         in_flight: Position,
         yielding: Yielding,
+        ceiling: u64,
     ) -> Result<(), AppendError> {
         self.look_at_clocks(now);
         let length = u64::try_from(batch.bytes().len()).unwrap_or(u64::MAX);
-        self.make_room(length, in_flight, yielding)?;
+        self.make_room(length, in_flight, yielding, ceiling)?;
         match self.write(batch, now) {
             Err(error) if is_full(&error) => {
                 self.make_room_on_full_disk(error, length, in_flight, yielding)?;

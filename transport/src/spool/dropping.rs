@@ -29,16 +29,18 @@ impl<D: Disk> Spool<D> {
         }
     }
 
-    /// Makes room for `length` bytes by the policy.
+    /// Makes room for `length` bytes by the policy. All segments may have `ceiling` bytes, if that is more
+    /// than `max-size`.
     pub(super) fn make_room(
         &mut self,
         length: u64,
         in_flight: Position,
         yielding: Yielding,
+        ceiling: u64,
     ) -> Result<(), AppendError> {
         let room = self.room()?;
         let free = self.awaited.free(room.space.free);
-        let excess = self.size.saturating_add(length).saturating_sub(room.max_size);
+        let excess = self.size.saturating_add(length).saturating_sub(room.max_size.max(ceiling));
         let lacking = room.min_free.saturating_add(length).saturating_sub(free);
         if excess.max(lacking) == 0 {
             return Ok(());

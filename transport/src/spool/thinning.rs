@@ -13,15 +13,13 @@
 use std::io;
 
 use crate::batch::Batch;
-use crate::datagram::{Moment, Timestamp};
+use crate::datagram::Timestamp;
 use crate::sequence::{Gap, GapReason, Position};
-use crate::spool::append::AppendError;
 use crate::spool::disk::{Disk, DiskFile};
 use crate::spool::extent::{Extent, Formats};
 use crate::spool::item::Item;
 use crate::spool::name;
 use crate::spool::reader::SegmentReader;
-use crate::spool::room::Yielding;
 use crate::spool::segment::SEGMENT_HEADER_LEN;
 use crate::spool::state::Spool;
 
@@ -152,23 +150,6 @@ impl<D: Disk> Spool<D> {
     /// The most bytes that all segments may have together.
     pub fn max_size(&self) -> u64 {
         self.policy.max_size
-    }
-
-    /// Appends `batch`, of which datagrams were dropped, even if all segments have up to `max_size` bytes
-    /// then.
-    pub fn append_sifted(
-        &mut self,
-        batch: &Batch,
-        now: Moment,
-        in_flight: Position,
-        yielding: Yielding,
-        max_size: u64,
-    ) -> Result<(), AppendError> {
-        let policy = self.policy;
-        self.policy.max_size = policy.max_size.max(max_size);
-        let outcome = self.append_yielding(batch, now, in_flight, yielding);
-        self.policy = policy;
-        outcome
     }
 
     /// Marks the segment that starts at `first` as thinned, as `batch`, of which datagrams were dropped, goes

@@ -58,11 +58,11 @@ fn a_full_disk_costs_nothing_unless_it_may() {
     disk.set_capacity(disk.used());
     let batch = batch(60, 3);
     for yielding in [Yielding::Nothing, Yielding::ToMaxSize] {
-        let outcome = spool.append_yielding(&batch, NOW, Position(0), yielding);
+        let outcome = spool.append_yielding(&batch, NOW, Position(0), yielding, 0);
         assert!(matches!(outcome, Err(AppendError::NoRoom(_))), "{yielding:?}");
     }
     assert_eq!(lost(&mut spool), 0);
-    spool.append_yielding(&batch, NOW, Position(0), Yielding::ToDisk).unwrap();
+    spool.append_yielding(&batch, NOW, Position(0), Yielding::ToDisk, 0).unwrap();
     assert_eq!(lost(&mut spool), 9, "one segment makes room enough");
 }
 

@@ -42,7 +42,7 @@ fn yielding_nothing_drops_nothing() {
     let mut spool = open_with(&disk, Policy { max_size: 2600, ..policy() }).spool;
     let mut taken = 0;
     let append = |spool: &mut Spool<MemoryDisk>, number: u64| {
-        spool.append_yielding(&batch(number * 3, 3), NOW, Position(0), Yielding::Nothing)
+        spool.append_yielding(&batch(number * 3, 3), NOW, Position(0), Yielding::Nothing, 0)
     };
     while append(&mut spool, taken).is_ok() {
         taken += 1;
@@ -52,6 +52,21 @@ fn yielding_nothing_drops_nothing() {
     assert_eq!((spool.first(), spool.take_dropped()), (Some(Position(0)), Vec::new()));
     spool.append(&batch(taken * 3, 3), NOW, Position(0)).unwrap();
     assert!(!spool.take_dropped().is_empty());
+}
+
+#[test]
+fn a_ceiling_overrides_a_smaller_max_size() {
+    let disk = MemoryDisk::default();
+    let mut spool = open_with(&disk, Policy { max_size: 1500, ..policy() }).spool;
+    let mut append = |number: u64, ceiling| {
+        let outcome =
+            spool.append_yielding(&batch(number * 3, 3), NOW, Position(0), Yielding::Nothing, ceiling);
+        outcome.map(|()| spool.size())
+    };
+    let most = (0..).map_while(|number| append(number, 2600).ok()).last().unwrap();
+    assert!((1501..=2600).contains(&most), "{most}");
+    assert!(matches!(append(20, 0), Err(AppendError::Full)));
+    assert_eq!(spool.take_dropped(), []);
 }
 
 #[test]
