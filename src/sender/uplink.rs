@@ -15,7 +15,6 @@ pub(crate) mod segment_source;
 pub(crate) mod session_loop;
 pub(crate) mod stall;
 pub(crate) mod state;
-pub(crate) mod unacknowledged;
 
 use core::pin::pin;
 use std::time::Duration;

@@ -19,7 +19,6 @@ use crate::host::locked;
 use crate::host::secure_stream::{SecureStream, StreamError};
 use crate::sender::queue::Queue;
 use crate::sender::queue::state::Next;
-use crate::sender::uplink::unacknowledged::Unacknowledged;
 
 /// The progress of filling the session with queued batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +38,7 @@ pub(crate) struct Connection {
     pub(crate) stream: SecureStream,
     /// The stream id that the receiver knows.
     sent_as: StreamId,
-    /// Ends and payload bytes of batches sent and not acknowledged.
-    sent: Unacknowledged,
+    sent: SentBatches,
 }
 
 impl Connection {
@@ -52,7 +50,7 @@ impl Connection {
     ) -> Result<Self, StreamError> {
         let hello = queue.hello(heartbeat, stream.channel().binding()?);
         let session = SenderSession::new(hello, Instant::now().into_std());
-        Ok(Self { session, stream, sent_as: hello.stream, sent: Unacknowledged::default() })
+        Ok(Self { session, stream, sent_as: hello.stream, sent: SentBatches::default() })
     }
 
     /// Fills the session and the socket with as much as they accept now. Calls `read` for positions that are
@@ -131,6 +129,69 @@ impl Connection {
     }
 }
 
+/// The payload bytes of the batches that were sent and are not acknowledged, by end. A merged entry is
+/// acknowledged with the last of its batches.
+#[derive(Debug, Default)]
+struct SentBatches(Vec<SentBatch>);
+
+/// One batch, or several adjacent ones.
+#[derive(Clone, Copy, Debug)]
+struct SentBatch {
+    first: Position,
+    end: Position,
+    /// Of payload.
+    bytes: u64,
+}
+
+impl SentBatches {
+    /// The largest number of entries. A receiver may accept far more than it acknowledges.
+    const ENTRIES_MAX: usize = 4096;
+
+    /// Notes a sent batch. A batch that is sent again does not count twice.
+    fn add(&mut self, first: Position, end: Position, bytes: u64) {
+        let index = self.0.partition_point(|sent| sent.end < end);
+        if self.0.get(index).is_none_or(|next| next.first >= end) {
+            self.0.insert(index, SentBatch { first, end, bytes });
+        }
+        if self.0.len() > Self::ENTRIES_MAX {
+            self.merge(|before, after| before == after);
+            // With many holes, merge over holes too. Batches sent into a merged hole later are not counted.
+            if self.0.len() > Self::ENTRIES_MAX / 4 * 3 {
+                self.merge(|_, _| true);
+            }
+        }
+    }
+
+    /// Merges pairs of entries where `may` allows it between the end of one and the start of the next.
+    fn merge(&mut self, may: impl Fn(Position, Position) -> bool) {
+        let mut is_merged = false;
+        self.0.dedup_by(|next, before| {
+            is_merged = !is_merged && may(before.end, next.first);
+            if is_merged {
+                (before.end, before.bytes) = (next.end, before.bytes + next.bytes);
+            }
+            is_merged
+        });
+    }
+
+    /// Removes everything below `position`. Returns its bytes.
+    fn acknowledge(&mut self, position: Position) -> u64 {
+        let count = self.0.partition_point(|sent| sent.end <= position);
+        self.0.drain(..count).map(|sent| sent.bytes).sum()
+    }
+
+    /// Returns the end of the batch with which the oldest batches reach `bytes`. Returns the end of the last
+    /// one if all together have less.
+    fn end_of_first_bytes(&self, bytes: u64) -> Position {
+        let mut sum = 0;
+        let reached = self.0.iter().find(|sent| {
+            sum += sent.bytes;
+            sum >= bytes
+        });
+        reached.or(self.0.last()).map_or(Position(0), |sent| sent.end)
+    }
+}
+
 /// The slot in which the uplink task lends its connection to ingest.
 ///
 /// The uplink task works on its connection outside of the slot, so it holds the lock only to move a pointer.
@@ -163,3 +224,6 @@ impl SharedConnection {
             && !connection.has_output()
     }
 }
+
+#[cfg(test)]
+mod tests;
