@@ -12,6 +12,7 @@ pub(crate) mod ended;
 pub(crate) mod read_ahead;
 pub(crate) mod segment_sizes;
 pub(crate) mod segment_source;
+mod session_events;
 pub(crate) mod session_loop;
 pub(crate) mod stall;
 pub(crate) mod state;

@@ -2,7 +2,9 @@
 
 use tokio::time::Instant;
 
+use crate::host::connection::flush_and_close;
 use crate::limits::{RECONNECT_GRACE, STOP_GRACE};
+use crate::sender::uplink::connection::Connection;
 use crate::sender::uplink::ended::SessionEnd;
 
 /// A session that is being closed in order.
@@ -35,6 +37,33 @@ impl Closing {
             CloseReason::Shutdown => SessionEnd::Stopped,
             CloseReason::Renew => SessionEnd::Renewed,
             CloseReason::Asked => SessionEnd::Asked,
+        }
+    }
+}
+
+/// Closes the connection of a session that has `ended`.
+pub(crate) async fn close(connection: &mut Connection, ended: &SessionEnd) {
+    match ended {
+        // The receiver has closed: nothing more can be sent.
+        SessionEnd::Closed | SessionEnd::Stream(_) => {}
+        // GOODBYE would not arrive either.
+        SessionEnd::Stalled(_) => {
+            if let Err(error) = connection.stream.abort() {
+                tracing::debug!(%error, "cannot reset the connection: {error}");
+            }
+        }
+        SessionEnd::Renewed | SessionEnd::Asked | SessionEnd::Stopped => {
+            connection.session.goodbye();
+            flush_and_close(&mut connection.session, &mut connection.stream).await;
+        }
+        SessionEnd::Goodbye
+        | SessionEnd::Refused(_)
+        | SessionEnd::RefusedForNow(_)
+        | SessionEnd::Session(_)
+        | SessionEnd::Superseded(_)
+        | SessionEnd::Diverged { .. }
+        | SessionEnd::BehindUs(..) => {
+            flush_and_close(&mut connection.session, &mut connection.stream).await;
         }
     }
 }

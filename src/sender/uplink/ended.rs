@@ -79,6 +79,11 @@ impl SessionEnd {
         }
     }
 
+    /// Returns `true` if this sender ended the session in order.
+    pub(crate) fn is_by_us(&self) -> bool {
+        matches!(self, Self::Renewed | Self::Asked | Self::Stopped)
+    }
+
     /// Returns `true` if one of the two sides rejected the other.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(

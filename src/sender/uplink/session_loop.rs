@@ -5,34 +5,30 @@
 
 use std::io;
 
-use nf_transport_core::framing::{Heartbeat, Welcome};
+use nf_transport_core::framing::Heartbeat;
 use nf_transport_core::internal_error::note_internal_error;
-use nf_transport_core::sequence::Position;
-use nf_transport_core::session::SenderEvent;
 use tokio::io::Ready;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use crate::host::connection::{flush_and_close, transfer};
-use crate::host::secure_stream::{Received, SecureStream, StreamError, protection};
-use crate::host::systemd::messages::sender;
+use crate::host::connection::transfer;
+use crate::host::secure_stream::{Received, SecureStream, StreamError};
 use crate::host::{ExpiredCertificate, LogLimit, ROUND, SessionExpiry, Suppressed, TcpProgress};
 use crate::limits::CHANNEL_AGE_MAX;
-use crate::sender::uplink::closing::{CloseReason, Closing};
+use crate::sender::uplink::closing::{CloseReason, Closing, close};
 use crate::sender::uplink::connection::{Connection, SendProgress};
 use crate::sender::uplink::ended::SessionEnd;
 use crate::sender::uplink::read_ahead::ReadAhead;
 use crate::sender::uplink::segment_source::SegmentSourceError;
 use crate::sender::uplink::stall::StallDetector;
 use crate::sender::uplink::state::{Uplink, UplinkSettings, UplinkState};
-use crate::status::count_of;
 
 /// Bytes per read from the connection. Acknowledgements and heartbeats are small.
 const READ_SIZE: usize = 4096;
 
 /// The event loop of one session.
 pub(crate) struct SessionLoop<'a> {
-    uplink: &'a Uplink,
+    pub(super) uplink: &'a Uplink,
     /// The receiver has sent WELCOME and the streams agree.
     pub(crate) is_agreed: bool,
     /// The session is being closed in order.
@@ -43,11 +39,11 @@ pub(crate) struct SessionLoop<'a> {
     expiry: SessionExpiry,
     signals: SessionSignals,
     read_errors: LogLimit<()>,
-    stall: StallDetector,
+    pub(super) stall: StallDetector,
     /// The receiver has acknowledged something, or nothing was queued.
-    has_progressed: bool,
+    pub(super) has_progressed: bool,
     /// The largest TCP segment in bytes; `None` if TCP decides.
-    segment_bytes: Option<u16>,
+    pub(super) segment_bytes: Option<u16>,
 }
 
 /// The signals that end a session early.
@@ -118,36 +114,11 @@ impl<'a> SessionLoop<'a> {
             }
         };
         let ended = self.explain_end(ended);
-        self.close(&mut connection, &ended).await;
-        ended
-    }
-
-    /// Closes the connection of a session that has `ended`.
-    async fn close(&self, connection: &mut Connection, ended: &SessionEnd) {
-        match ended {
-            // The receiver has closed: nothing more can be sent.
-            SessionEnd::Closed | SessionEnd::Stream(_) => {}
-            // GOODBYE would not arrive either.
-            SessionEnd::Stalled(_) => {
-                if let Err(error) = connection.stream.abort() {
-                    tracing::debug!(%error, "cannot reset the connection: {error}");
-                }
-            }
-            SessionEnd::Renewed | SessionEnd::Asked | SessionEnd::Stopped => {
-                self.uplink.view().state = UplinkState::Connecting;
-                connection.session.goodbye();
-                flush_and_close(&mut connection.session, &mut connection.stream).await;
-            }
-            SessionEnd::Goodbye
-            | SessionEnd::Refused(_)
-            | SessionEnd::RefusedForNow(_)
-            | SessionEnd::Session(_)
-            | SessionEnd::Superseded(_)
-            | SessionEnd::Diverged { .. }
-            | SessionEnd::BehindUs(..) => {
-                flush_and_close(&mut connection.session, &mut connection.stream).await;
-            }
+        if ended.is_by_us() {
+            self.uplink.view().state = UplinkState::Connecting;
         }
+        close(&mut connection, &ended).await;
+        ended
     }
 
     /// Handles received messages and sends as much as the socket accepts. Returns an error at the end of the
@@ -326,96 +297,6 @@ impl<'a> SessionLoop<'a> {
         self.uplink.connection.lend(connection);
         let wakeup = event.await;
         (self.uplink.connection.take_back(), wakeup)
-    }
-
-    fn handle_events(&mut self, connection: &mut Connection, peer: &str) -> Result<(), SessionEnd> {
-        while let Some(event) = connection.session.poll_event()? {
-            match event {
-                SenderEvent::Welcomed(welcome) => self.welcomed(connection, &welcome, peer)?,
-                SenderEvent::Acknowledged(position) => {
-                    self.acknowledged(connection, position);
-                    self.note_progress(connection);
-                }
-                SenderEvent::Received(_) => {
-                    self.bound_in_flight(connection);
-                    self.note_progress(connection);
-                }
-                SenderEvent::Rejected(refusal) => return Err(SessionEnd::refused(&refusal)),
-                SenderEvent::Goodbye => return Err(SessionEnd::Goodbye),
-            }
-        }
-        Ok(())
-    }
-
-    fn welcomed(
-        &mut self,
-        connection: &mut Connection,
-        welcome: &Welcome,
-        peer: &str,
-    ) -> Result<(), SessionEnd> {
-        let resume = welcome.resume;
-        if let Err(divergence) = self.uplink.queue.check_lineage(welcome) {
-            return Err(SessionEnd::Diverged { divergence, delivered: resume });
-        }
-        let acknowledged = self.uplink.queue.acknowledged();
-        if resume < acknowledged {
-            return Err(SessionEnd::BehindUs(resume, acknowledged));
-        }
-        self.is_agreed = true;
-        self.acknowledged(connection, resume);
-        self.uplink.queue.set_in_flight(resume);
-        self.uplink.queue.note_sent(resume);
-        let cipher = connection.stream.channel().cipher();
-        let queued = self.uplink.queue.figures().queued;
-        tracing::info!(
-            message_id = sender::CONNECTED,
-            peer,
-            cipher,
-            resume = resume.0,
-            queued,
-            "connected to {peer}, {}; {} queued",
-            protection(cipher),
-            count_of(queued, "datagram")
-        );
-        if self.uplink.failure.is_none() || queued == 0 {
-            self.show_connected(connection);
-        }
-        Ok(())
-    }
-
-    fn show_connected(&self, connection: &Connection) {
-        let mut view = self.uplink.view();
-        view.state = UplinkState::Connected;
-        view.reason = None;
-        view.cipher = Some(connection.stream.channel().cipher());
-        view.segment_bytes = self.segment_bytes;
-        view.disconnected_since = None;
-    }
-
-    /// Notes progress: the receiver has accepted data, or nothing is queued.
-    fn note_progress(&mut self, connection: &Connection) {
-        self.stall.acknowledged();
-        if !self.has_progressed {
-            self.has_progressed = true;
-            if self.uplink.failure.is_some() {
-                self.show_connected(connection);
-            }
-        }
-    }
-
-    fn acknowledged(&self, connection: &mut Connection, position: Position) {
-        let bytes = connection.acknowledge(position);
-        let session = &connection.session;
-        let in_flight = if session.resent().is_none() { session.sent() } else { Position(0) };
-        self.uplink.queue.acknowledge_in_flight(position, bytes, in_flight);
-    }
-
-    /// Handles that some collectors are ahead of others. The receiver will request the datagrams that the
-    /// others lack. Until then only those that it holds for them are in flight.
-    fn bound_in_flight(&self, connection: &Connection) {
-        if let Some(end) = connection.in_flight_end() {
-            self.uplink.queue.bound_in_flight(end);
-        }
     }
 
     /// Reports the outcome of a read of the spool.
