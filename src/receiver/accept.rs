@@ -79,7 +79,7 @@ impl Acceptor {
                             self.shared.outputs().shed_sockets();
                         }
                         // The peer is unknown, so the unspecified address stands for all peers.
-                        if let Some(held_back) = self.shared.may_log(Ipv6Addr::UNSPECIFIED.into()) {
+                        if let Some(held_back) = self.shared.admit_log(Ipv6Addr::UNSPECIFIED.into()) {
                             tracing::warn!(
                                 %error,
                                 held_back,
@@ -158,7 +158,7 @@ impl Acceptor {
 
     fn log_rejection(&self, peer: SocketAddr, rejected: &Rejected) {
         self.shared.note_rejected(peer, rejected.to_string());
-        if let Some(held_back) = self.shared.may_log(peer.ip()) {
+        if let Some(held_back) = self.shared.admit_log(peer.ip()) {
             tracing::warn!(
                 message_id = receiver::REJECTED,
                 %peer,

@@ -28,7 +28,9 @@ use crate::receiver::numbers::next_number;
 use crate::receiver::output::budget::SocketBudget;
 use crate::receiver::output::destination::figures::DestinationFigures;
 use crate::receiver::output::destination::obstacle::Obstacle;
+use crate::receiver::output::destination::send::SentRun;
 use crate::receiver::output::destination::send_state::SendState;
+use crate::receiver::output::down_reason::DownReason;
 use crate::receiver::output::figures::OutputCounts;
 use crate::receiver::output::outage_log::OutageLog;
 use crate::receiver::output::pace::TokenBucket;
@@ -38,6 +40,7 @@ use crate::receiver::output::reachability::Reachability;
 use crate::receiver::output::refusals::{RETRY_FOR, RefusalVerdict, Refusals};
 use crate::receiver::output::socket;
 use crate::receiver::output::source_sockets::SourceSockets;
+use crate::receiver::output::system_error::SystemError;
 use crate::receiver::state::templates::TemplateLearner;
 use crate::status::CollectorState;
 
@@ -62,7 +65,8 @@ pub(super) struct RunOutcome {
 /// Datagrams of one exporter for one destination.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ExporterRun<'a> {
-    /// Never empty.
+    pub(super) first: &'a Datagram<'a>,
+    /// All of them, from `first` on.
     pub(super) datagrams: &'a [Datagram<'a>],
     /// Whether they arrived at the sender at least `LATE` ago.
     pub(super) is_late: bool,
@@ -70,12 +74,6 @@ pub(super) struct ExporterRun<'a> {
     pub(super) place: usize,
     /// Templates that the collector has seen of their sender's exporters.
     pub(super) learner: &'a TemplateLearner,
-}
-
-impl ExporterRun<'_> {
-    fn exporter(&self) -> Option<SocketAddr> {
-        self.datagrams.first().map(|first| first.exporter)
-    }
 }
 
 /// A UDP address.
@@ -220,58 +218,82 @@ impl Destination {
 
     /// Tries once to deliver from the front of `run`, for a task that has been trying since `began`.
     async fn attempt(&self, run: &ExporterRun<'_>, began: Instant) -> SendAttempt {
-        let mut sending = self.sending.lock().await;
-        let obstacle = match self.try_run(&mut sending, run) {
-            Ok((count, recipient)) => {
-                return SendAttempt::Done(RunOutcome { count, recipient: Some(recipient) });
+        let (mut sending, exporter) = (self.sending.lock().await, run.first.exporter.ip());
+        let sending = &mut *sending;
+        match self.try_run(sending, run) {
+            Ok(SentRun::Accepted(count, recipient)) => {
+                SendAttempt::Done(RunOutcome { count, recipient: Some(recipient) })
             }
-            Err(obstacle) => obstacle,
-        };
-        let obstacle = match self.judge_refusal(&mut sending, run, obstacle) {
-            Ok(attempt) => return attempt,
-            Err(obstacle) => obstacle,
-        };
-        self.note_obstacle(&mut sending, &obstacle, began);
-        match obstacle {
-            Obstacle::Full | Obstacle::NoBuffer(_) => SendAttempt::WaitForCollector(QUEUE_PAUSE),
-            Obstacle::Paced(due) => SendAttempt::TryAgainAt(due),
-            Obstacle::Changed => SendAttempt::TryAgainAt(Instant::now()),
-            _ if self.settings.when_down == WhenDown::Skip => {
-                let count = run.datagrams.len();
-                self.count_skipped(u64::try_from(count).unwrap_or(u64::MAX));
-                SendAttempt::Done(RunOutcome { count, recipient: None })
+            Ok(SentRun::AsProbe(outage)) => {
+                self.note_down(sending, &DownReason::Unreachable(outage), began);
+                self.skip_or(SendAttempt::WaitForCollector(DOWN_PAUSE), run)
             }
-            Obstacle::Down(_) => SendAttempt::WaitForCollector(DOWN_PAUSE),
-            Obstacle::Held(_) | Obstacle::Refused(_) => SendAttempt::TryAgainAt(Instant::now() + DOWN_PAUSE),
+            Err(Obstacle::Refused(reason)) => self.follow_verdict(sending, run, reason, began),
+            Err(Obstacle::NoBuffer(reason)) if sending.refusals.note_starved(exporter, Instant::now()) => {
+                self.follow_verdict(sending, run, reason, began)
+            }
+            Err(Obstacle::Full | Obstacle::NoBuffer(_)) => {
+                self.note_full(sending, began);
+                SendAttempt::WaitForCollector(QUEUE_PAUSE)
+            }
+            Err(Obstacle::Paced(due)) => {
+                self.note_losses(sending, &mut self.figures());
+                SendAttempt::TryAgainAt(due)
+            }
+            Err(Obstacle::Changed) => {
+                self.note_losses(sending, &mut self.figures());
+                SendAttempt::TryAgainAt(Instant::now())
+            }
+            Err(Obstacle::Down(reason)) => {
+                self.note_down(sending, &reason, began);
+                self.skip_or(SendAttempt::WaitForCollector(DOWN_PAUSE), run)
+            }
+            Err(Obstacle::Held(reason)) => self.hold_exporter(sending, run, reason, began),
         }
     }
 
-    /// Decides about the first datagram of `run`, which the kernel may never send. Returns an obstacle that
-    /// remains as `Err`.
-    fn judge_refusal(
+    /// Treats the first datagram of `run`, which the kernel may never send, as its refusals suggest.
+    fn follow_verdict(
         &self,
         sending: &mut SendState,
         run: &ExporterRun<'_>,
-        obstacle: Obstacle,
-    ) -> Result<SendAttempt, Obstacle> {
-        let (Some(first), now) = (run.datagrams.first(), Instant::now()) else { return Err(obstacle) };
-        let exporter = first.exporter.ip();
-        let (verdict, reason) = match obstacle {
-            Obstacle::Refused(reason) => (sending.refusals.judge(exporter, now), reason),
-            Obstacle::NoBuffer(reason) if sending.refusals.is_starved(exporter, now) => {
-                (sending.refusals.judge(exporter, now), reason)
-            }
-            other => return Err(other),
-        };
-        match verdict {
-            RefusalVerdict::Retry => Ok(SendAttempt::TryAgainAt(now + RETRY_FOR)),
-            RefusalVerdict::Hold => Err(Obstacle::Held(reason)),
+        reason: SystemError,
+        began: Instant,
+    ) -> SendAttempt {
+        let (exporter, now) = (run.first.exporter.ip(), Instant::now());
+        match sending.refusals.judge(exporter, now) {
+            RefusalVerdict::Retry => SendAttempt::TryAgainAt(now + RETRY_FOR),
+            RefusalVerdict::Hold => self.hold_exporter(sending, run, reason, began),
             RefusalVerdict::Drop => {
                 // The kernel may have refused repeats as well.
-                run.learner.forget_progress(first, run.place);
+                run.learner.forget_progress(run.first, run.place);
                 self.figures().counts.refused += 1;
-                sending.outage_log.note_refused(self.address, exporter, &reason);
-                Ok(SendAttempt::Done(RunOutcome { count: 1, recipient: None }))
+                sending.outage_log.note_refused(self.address, exporter, reason);
+                SendAttempt::Done(RunOutcome { count: 1, recipient: None })
+            }
+        }
+    }
+
+    /// Holds or skips the datagrams of `run`. Those of other exporters may be sent in the meantime.
+    fn hold_exporter(
+        &self,
+        sending: &mut SendState,
+        run: &ExporterRun<'_>,
+        reason: SystemError,
+        began: Instant,
+    ) -> SendAttempt {
+        self.note_down(sending, &DownReason::NotSent(reason), began);
+        self.skip_or(SendAttempt::TryAgainAt(Instant::now() + DOWN_PAUSE), run)
+    }
+
+    /// Skips the datagrams of `run` if the settings say so; else returns `waiting`.
+    fn skip_or(&self, waiting: SendAttempt, run: &ExporterRun<'_>) -> SendAttempt {
+        match self.settings.when_down {
+            WhenDown::Hold => waiting,
+            WhenDown::Skip => {
+                let count = run.datagrams.len();
+                self.count_skipped(u64::try_from(count).unwrap_or(u64::MAX));
+                SendAttempt::Done(RunOutcome { count, recipient: None })
             }
         }
     }

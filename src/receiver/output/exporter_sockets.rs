@@ -101,12 +101,12 @@ impl ExporterSockets {
         self.remembered.peek(key).copied()
     }
 
-    /// Returns the key for the socket of `exporter`, which has none open: its own address and port, or the
+    /// Assigns a key to the socket of `exporter`, which has none open: its own address and port, or the
     /// shared port of its address.
     ///
     /// At most `most` ports of an address have sockets of their own. If datagrams bear the exporter's port,
     /// or a port is idle, the least recently used socket is closed to make room.
-    pub(super) fn key_of(
+    pub(super) fn assign_key(
         &mut self,
         exporter: SocketAddr,
         bears_port: bool,

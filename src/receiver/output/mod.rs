@@ -6,6 +6,7 @@
 
 mod budget;
 mod destination;
+mod down_reason;
 mod exporter_filter;
 mod exporter_sockets;
 mod figures;
@@ -21,8 +22,10 @@ mod refusals;
 pub(crate) mod resolved;
 mod route;
 mod share;
+mod slices;
 mod socket;
 mod source_sockets;
+mod system_error;
 mod udp;
 mod view;
 mod watch;

@@ -8,6 +8,8 @@ use tokio::time::Instant;
 use crate::config::WhenDown;
 use crate::host::systemd::messages::receiver;
 use crate::host::{LogInterval, LoggedCount};
+use crate::receiver::output::down_reason::DownReason;
+use crate::receiver::output::system_error::SystemError;
 use crate::status::count_of;
 
 /// Outage state of one collector, for the log.
@@ -16,7 +18,7 @@ pub(super) struct OutageLog {
     /// Consequence for the datagrams, as the log states it.
     consequence: &'static str,
     /// Reason of the current outage, if it was logged.
-    logged_reason: Option<String>,
+    logged_reason: Option<DownReason>,
     outages: LogInterval,
     /// Datagrams lost in the collector's own socket that are not logged yet: dropped, and left unread.
     lost: (u64, u64),
@@ -44,19 +46,19 @@ impl OutageLog {
     }
 
     /// Notes that nothing can be delivered to the collector, because of `reason`.
-    pub(super) fn note_down(&mut self, collector: SocketAddr, reason: &str) {
+    pub(super) fn note_down(&mut self, collector: SocketAddr, reason: &DownReason) {
         let now = Instant::now().into_std();
-        if !self.outages.is_over(now) || self.logged_reason.as_deref() == Some(reason) {
+        if !self.outages.is_over(now) || self.logged_reason.as_ref() == Some(reason) {
             return;
         }
         tracing::warn!(
             message_id = receiver::COLLECTOR_DOWN,
             %collector,
-            reason,
+            %reason,
             "collector {collector} is down ({reason}); {}",
             self.consequence
         );
-        self.logged_reason = Some(reason.to_owned());
+        self.logged_reason = Some(reason.clone());
         self.outages.begin(now);
     }
 
@@ -83,7 +85,7 @@ impl OutageLog {
     }
 
     /// Notes that the kernel refused a datagram of `exporter`, which was dropped.
-    pub(super) fn note_refused(&mut self, collector: SocketAddr, exporter: IpAddr, reason: &str) {
+    pub(super) fn note_refused(&mut self, collector: SocketAddr, exporter: IpAddr, reason: SystemError) {
         self.refused += 1;
         let now = Instant::now().into_std();
         let Some(refused) = self.refused_logged.due(self.refused, now) else { return };
@@ -92,7 +94,7 @@ impl OutageLog {
             %collector,
             %exporter,
             refused,
-            reason,
+            %reason,
             "dropped {} for collector {collector}, the last of exporter {exporter}: the kernel refused to \
              send them ({reason}); check nft list ruleset, iptables-save and ip xfrm policy",
             count_of(refused, "datagram"),
@@ -113,39 +115,43 @@ impl OutageLog {
 
 #[cfg(test)]
 mod tests {
+    use rustix::io::Errno;
+
     use super::*;
     use crate::limits::LOG_INTERVAL;
 
     #[tokio::test(start_paused = true)]
     async fn losses_are_logged_at_once_then_summed() {
         let collector = "192.0.2.1:9995".parse().unwrap();
-        let mut trouble = OutageLog::new(WhenDown::Hold);
-        trouble.note_lost(collector, 0, 0);
-        assert_eq!(trouble.losses, LogInterval::default());
-        trouble.note_lost(collector, 3, 0);
-        assert_eq!(trouble.lost, (0, 0));
-        trouble.note_lost(collector, 1, 5);
-        trouble.note_lost(collector, 2, 0);
-        assert_eq!(trouble.lost, (3, 5));
+        let mut outage_log = OutageLog::new(WhenDown::Hold);
+        outage_log.note_lost(collector, 0, 0);
+        assert_eq!(outage_log.losses, LogInterval::default());
+        outage_log.note_lost(collector, 3, 0);
+        assert_eq!(outage_log.lost, (0, 0));
+        outage_log.note_lost(collector, 1, 5);
+        outage_log.note_lost(collector, 2, 0);
+        assert_eq!(outage_log.lost, (3, 5));
         tokio::time::advance(LOG_INTERVAL).await;
-        trouble.note_lost(collector, 0, 0);
-        assert_eq!(trouble.lost, (0, 0));
+        outage_log.note_lost(collector, 0, 0);
+        assert_eq!(outage_log.lost, (0, 0));
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_outage_is_logged_once_per_interval() {
         let collector = "192.0.2.1:9995".parse().unwrap();
-        let mut trouble = OutageLog::new(WhenDown::Hold);
-        trouble.note_down(collector, "one");
-        assert_eq!(trouble.logged_reason.as_deref(), Some("one"));
-        trouble.note_up(collector);
-        trouble.note_down(collector, "two");
-        assert_eq!(trouble.logged_reason, None);
+        let mut outage_log = OutageLog::new(WhenDown::Hold);
+        let [one, two] = [Errno::CONNREFUSED, Errno::HOSTUNREACH]
+            .map(|errno| DownReason::Unreachable(SystemError::Number(errno)));
+        outage_log.note_down(collector, &one);
+        assert_eq!(outage_log.logged_reason, Some(one));
+        outage_log.note_up(collector);
+        outage_log.note_down(collector, &two);
+        assert_eq!(outage_log.logged_reason, None);
         tokio::time::advance(LOG_INTERVAL / 2).await;
-        trouble.note_down(collector, "two");
-        assert_eq!(trouble.logged_reason, None);
+        outage_log.note_down(collector, &two);
+        assert_eq!(outage_log.logged_reason, None);
         tokio::time::advance(LOG_INTERVAL / 2).await;
-        trouble.note_down(collector, "two");
-        assert_eq!(trouble.logged_reason.as_deref(), Some("two"));
+        outage_log.note_down(collector, &two);
+        assert_eq!(outage_log.logged_reason, Some(two));
     }
 }

@@ -7,11 +7,10 @@
 
 use core::time::Duration;
 use std::collections::VecDeque;
-use std::io;
 
 use tokio::time::Instant;
 
-use crate::receiver::output::watch::{ReceiveQueue, Watch, memory_at_least, memory_of};
+use crate::receiver::output::watch::{ReceiveQueue, Watch, WatchError, memory_at_least, memory_of};
 
 /// Most datagrams in one run, for one sendmmsg call.
 pub(super) const RUN_MAX: usize = 64;
@@ -110,13 +109,13 @@ impl QueueGuard {
     }
 
     /// Returns whether the collector is not watched or its socket exists, by a look that is still valid.
-    pub(super) fn is_present(&mut self) -> io::Result<bool> {
+    pub(super) fn is_present(&mut self) -> Result<bool, WatchError> {
         let is_fresh = self.seen.is_some_and(|(_, when)| when.elapsed() < LOOK_VALID);
         Ok(!self.is_watching() || is_fresh || self.look()?.is_some())
     }
 
     /// Returns how many of the `payloads` may be sent now.
-    pub(super) fn admit(&mut self, payloads: &[&[u8]]) -> io::Result<Budget> {
+    pub(super) fn admit(&mut self, payloads: &[&[u8]]) -> Result<Budget, WatchError> {
         if !self.is_watching() {
             return Ok(Budget::Send(payloads.len().min(RUN_MAX)));
         }
@@ -165,7 +164,7 @@ impl QueueGuard {
     }
 
     /// Looks at the collector's socket now. Returns `None` if it does not exist or is not watched.
-    pub(super) fn look(&mut self) -> io::Result<Option<ReceiveQueue>> {
+    pub(super) fn look(&mut self) -> Result<Option<ReceiveQueue>, WatchError> {
         let Some(watch) = &mut self.watch else { return Ok(None) };
         let before = self.seen.take();
         self.room = 0;
@@ -202,7 +201,7 @@ impl QueueGuard {
     }
 
     /// Returns whether the socket that the last look found still exists.
-    pub(super) fn is_same_socket(&mut self) -> io::Result<bool> {
+    pub(super) fn is_same_socket(&mut self) -> Result<bool, WatchError> {
         let before = self.seen.map(|(queue, _)| queue.cookie);
         Ok(self.look()?.map(|queue| queue.cookie) == before)
     }

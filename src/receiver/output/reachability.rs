@@ -8,7 +8,10 @@ use core::net::SocketAddr;
 use core::time::Duration;
 
 use nf_transport_core::datagram::{Datagram, Timestamp};
+use nf_transport_core::internal_error::note_internal_error;
 use tokio::time::Instant;
+
+use crate::receiver::output::system_error::SystemError;
 
 /// Interval between a failed probe and the next one. Routers and hosts limit ICMP to about one message a
 /// second.
@@ -30,7 +33,7 @@ pub(super) struct Reachability {
 
 #[derive(Debug)]
 struct Outage {
-    reason: String,
+    reason: SystemError,
     probe_at: Instant,
     /// The probe that was sent and the time at which it counts as arrived. The probe is `None` if its
     /// datagram was skipped.
@@ -48,23 +51,24 @@ impl Probe {
 }
 
 /// Permission to send.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SendPermit {
     /// Everything may be sent.
     All,
-    /// One datagram may be sent as a probe. The caller then calls [`Reachability::note_probe`].
-    OneProbe,
+    /// One datagram may be sent as a probe of a collector that is down for this reason. The caller then
+    /// calls [`Reachability::note_probe`].
+    OneProbe(SystemError),
     /// The datagram has arrived as a probe and must not be sent again.
     ProbeArrived,
     /// Nothing may be sent, for this reason.
-    Blocked(String),
+    Blocked(SystemError),
 }
 
 impl Reachability {
     /// Returns the permission for datagrams of which `datagram` is the first.
     pub(super) fn permit(&mut self, datagram: &Datagram<'_>, now: Instant) -> SendPermit {
-        if let Some(trouble) = &self.outage
-            && let Some((probe, until)) = trouble.probe
+        if let Some(outage) = &self.outage
+            && let Some((probe, until)) = outage.probe
             && until <= now
         {
             self.arrived = probe;
@@ -75,21 +79,23 @@ impl Reachability {
         }
         match &self.outage {
             None => SendPermit::All,
-            Some(trouble) if trouble.probe.is_none() && trouble.probe_at <= now => SendPermit::OneProbe,
-            Some(trouble) => SendPermit::Blocked(trouble.reason.clone()),
+            Some(outage) if outage.probe.is_none() && outage.probe_at <= now => {
+                SendPermit::OneProbe(outage.reason)
+            }
+            Some(outage) => SendPermit::Blocked(outage.reason),
         }
     }
 
-    /// Notes that `datagram` was sent as a probe. If it `waits`, the caller asks for it again. Returns the
-    /// reason for which nothing else may be sent until the result is known.
-    pub(super) fn note_probe(&mut self, datagram: &Datagram<'_>, waits: bool, now: Instant) -> String {
-        let Some(trouble) = &mut self.outage else { return String::new() };
-        trouble.probe = Some((waits.then(|| Probe::of(datagram)), now + PROBE_WAIT));
-        trouble.reason.clone()
+    /// Notes that `datagram` was sent as a probe. If it `waits`, the caller asks for it again.
+    pub(super) fn note_probe(&mut self, datagram: &Datagram<'_>, waits: bool, now: Instant) {
+        match &mut self.outage {
+            Some(outage) => outage.probe = Some((waits.then(|| Probe::of(datagram)), now + PROBE_WAIT)),
+            None => note_internal_error("a probe was sent to a collector that is not down"),
+        }
     }
 
     /// Notes that a sent datagram did not arrive.
-    pub(super) fn note_failure(&mut self, reason: String, now: Instant) {
+    pub(super) fn note_failure(&mut self, reason: SystemError, now: Instant) {
         self.failures += 1;
         self.outage = Some(Outage { reason, probe_at: now + PROBE_EVERY, probe: None });
     }
@@ -115,23 +121,23 @@ mod tests {
         Datagram { exporter: address, local: address, arrival: Timestamp(number), payload: b"x" }
     }
 
-    const REASON: &str = "refused";
+    const REASON: SystemError = SystemError::Number(rustix::io::Errno::CONNREFUSED);
 
     #[tokio::test(start_paused = true)]
     async fn a_down_collector_is_probed_each_second() {
         let (one, two) = (datagram(1), datagram(2));
         let mut reach = Reachability::default();
         assert_eq!(reach.permit(&one, Instant::now()), SendPermit::All);
-        reach.note_failure(REASON.to_owned(), Instant::now());
-        assert_eq!(reach.permit(&one, Instant::now()), SendPermit::Blocked(REASON.to_owned()));
+        reach.note_failure(REASON, Instant::now());
+        assert_eq!(reach.permit(&one, Instant::now()), SendPermit::Blocked(REASON));
         tokio::time::advance(PROBE_EVERY).await;
-        assert_eq!(reach.permit(&one, Instant::now()), SendPermit::OneProbe);
+        assert_eq!(reach.permit(&one, Instant::now()), SendPermit::OneProbe(REASON));
         reach.note_probe(&one, true, Instant::now());
         tokio::time::advance(PROBE_WAIT / 2).await;
-        assert_eq!(reach.permit(&one, Instant::now()), SendPermit::Blocked(REASON.to_owned()));
-        reach.note_failure(REASON.to_owned(), Instant::now());
+        assert_eq!(reach.permit(&one, Instant::now()), SendPermit::Blocked(REASON));
+        reach.note_failure(REASON, Instant::now());
         tokio::time::advance(PROBE_EVERY).await;
-        assert_eq!(reach.permit(&one, Instant::now()), SendPermit::OneProbe);
+        assert_eq!(reach.permit(&one, Instant::now()), SendPermit::OneProbe(REASON));
         reach.note_probe(&one, true, Instant::now());
         tokio::time::advance(PROBE_WAIT).await;
         assert!(reach.is_down());
@@ -144,7 +150,7 @@ mod tests {
     /// The state after a probe with `datagram` has arrived.
     async fn probed_with(datagram: &Datagram<'_>, waits: bool) -> Reachability {
         let mut reach = Reachability::default();
-        reach.note_failure(REASON.to_owned(), Instant::now());
+        reach.note_failure(REASON, Instant::now());
         tokio::time::advance(PROBE_EVERY).await;
         reach.note_probe(datagram, waits, Instant::now());
         tokio::time::advance(PROBE_WAIT).await;
@@ -164,9 +170,9 @@ mod tests {
         let (probe, other) = (datagram(1), datagram(2));
         let mut reach = probed_with(&probe, true).await;
         assert_eq!(reach.permit(&other, Instant::now()), SendPermit::All);
-        reach.note_failure(REASON.to_owned(), Instant::now());
+        reach.note_failure(REASON, Instant::now());
         assert_eq!(reach.permit(&probe, Instant::now()), SendPermit::ProbeArrived);
-        assert_eq!(reach.permit(&other, Instant::now()), SendPermit::Blocked(REASON.to_owned()));
+        assert_eq!(reach.permit(&other, Instant::now()), SendPermit::Blocked(REASON));
     }
 
     #[tokio::test(start_paused = true)]

@@ -115,7 +115,7 @@ impl Refusals {
 
     /// Notes that the kernel had no buffer for a datagram of `exporter`. Returns whether that counts as a
     /// refusal, because a filter drops its datagrams below IP.
-    pub(super) fn is_starved(&mut self, exporter: IpAddr, now: Instant) -> bool {
+    pub(super) fn note_starved(&mut self, exporter: IpAddr, now: Instant) -> bool {
         let known = self.note_refused(exporter, now);
         known.refused.is_some_and(|since| now.duration_since(since) >= STARVED_FOR)
     }
@@ -188,10 +188,10 @@ mod tests {
     #[test]
     fn a_lasting_lack_of_buffers_is_a_refusal() {
         let (mut refusals, now) = (Refusals::default(), Instant::now());
-        assert!(!refusals.is_starved(BAD, now));
+        assert!(!refusals.note_starved(BAD, now));
         let later = now + STARVED_FOR;
-        assert!(refusals.is_starved(BAD, later));
+        assert!(refusals.note_starved(BAD, later));
         refusals.note_sent(BAD, later);
-        assert!(!refusals.is_starved(BAD, later + STARVED_FOR));
+        assert!(!refusals.note_starved(BAD, later + STARVED_FOR));
     }
 }

@@ -17,6 +17,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::receiver::output::queue_guard::RUN_MAX;
 use crate::receiver::output::route;
+use crate::receiver::output::slices::front;
 use crate::receiver::output::watch::Watch;
 
 /// Requested send buffer in bytes, so that a run of large datagrams to a slow interface fits in one call.
@@ -117,7 +118,7 @@ pub(super) fn watch(collector: SocketAddr) -> io::Result<Option<Watch>> {
     // Without the kernel module for UDP every socket seems absent, so look up one that exists.
     let asker = UdpSocket::bind(route::any_port(collector))?;
     let source = SocketAddr::new(ip, asker.local_addr()?.port());
-    if Watch::open(source, source)?.look()?.is_none() {
+    if Watch::open(source, source)?.look().map_err(io::Error::other)?.is_none() {
         return Err(io::Error::other("the kernel does not report UDP sockets (module udp_diag)"));
     }
     Watch::open(source, collector).map(Some)
@@ -140,7 +141,7 @@ pub(super) struct SendOutcome {
 pub(super) fn send(socket: &Socket, run: &[&[u8]], segments: &mut Segments) -> io::Result<SendOutcome> {
     let equal = segments.fitting(run);
     if equal > 1 {
-        match send_as_one(socket, run.get(..equal).unwrap_or_default()) {
+        match send_as_one(socket, front(run, equal)) {
             Ok(()) => return Ok(SendOutcome { offered: equal, accepted: equal, as_one: true }),
             Err(error) if is_unfit(&error) => segments.are_unfit(run.first().map_or(0, |first| first.len())),
             // A filter may refuse one datagram, or all of them because the combined packet is too long.
@@ -148,7 +149,7 @@ pub(super) fn send(socket: &Socket, run: &[&[u8]], segments: &mut Segments) -> i
             Err(error) => return Err(error),
         }
     }
-    let run = run.get(..segments.unequal(run)).unwrap_or_default();
+    let run = front(run, segments.unequal(run));
     let taken = send_each(socket, run)?;
     Ok(SendOutcome { offered: run.len(), accepted: taken, as_one: false })
 }

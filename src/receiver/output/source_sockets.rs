@@ -96,7 +96,7 @@ impl SourceSockets {
     fn find_or_open(&mut self, sender: u64, exporter: SocketAddr, now: Instant) -> io::Result<SocketAddr> {
         let bears = self.bears(exporter);
         let most = PORTS_PER_ADDRESS.min(self.share.sockets() / SHARE_OF_ADDRESS).max(1);
-        let key = self.senders.entry(sender).or_default().key_of(exporter, bears, most, now);
+        let key = self.senders.entry(sender).or_default().assign_key(exporter, bears, most, now);
         if !self.exporters(sender).is_some_and(|exporters| exporters.has(&key)) {
             self.make_room();
             let leaving = match self.open(sender, key, now) {

@@ -20,6 +20,7 @@ use crate::receiver::output::progress::DeliveryProgress;
 use crate::receiver::output::queue_guard::RUN_MAX;
 use crate::receiver::output::resolved::ResolvedCollector;
 use crate::receiver::output::share::Share;
+use crate::receiver::output::slices::front;
 use crate::receiver::output::view::CollectorView;
 
 use crate::receiver::state::templates::TemplateLearner;
@@ -114,16 +115,15 @@ impl UdpOutput {
         let begin = progress.position;
         loop {
             let done = usize::try_from(progress.position.since(begin)).unwrap_or(usize::MAX);
-            let Some(first) = datagrams.get(done) else { return };
             let waiting = datagrams.get(done..).unwrap_or_default();
+            let Some(first) = waiting.first() else { return };
             if !self.share.admits(first.exporter.ip()) {
-                let others = waiting.get(..same_exporter(waiting)).unwrap_or_default();
-                progress.advance(others, learner, None);
+                progress.advance(front(waiting, same_exporter(first, waiting)), learner, None);
                 continue;
             }
             let age = progress.lateness.age(first, both_clocks());
             let is_late = age >= LATE;
-            let mut count = same_exporter(waiting);
+            let mut count = same_exporter(first, waiting);
             if let Some(pace) = self.settings().catch_up_pace {
                 if is_late {
                     if let Some(due) = progress.catch_up.due(pace, first.arrival, Instant::now()) {
@@ -137,11 +137,11 @@ impl UdpOutput {
                     progress.catch_up.is_over();
                 }
             }
-            let datagrams = waiting.get(..count).unwrap_or_default();
+            let datagrams = front(waiting, count);
             let late = self.late.as_ref().filter(|(after, _)| age >= *after).map(|(_, late)| late);
             let (destination, place) = late.map_or((&self.main, MAIN), |late| (late, LATE_ADDRESS));
-            let taken = destination.deliver(&ExporterRun { datagrams, is_late, place, learner }).await;
-            let taken_datagrams = datagrams.get(..taken.count).unwrap_or_default();
+            let taken = destination.deliver(&ExporterRun { first, datagrams, is_late, place, learner }).await;
+            let taken_datagrams = front(datagrams, taken.count);
             taken_datagrams.last().and_then(|last| progress.lateness.note(last));
             progress.advance(taken_datagrams, learner, taken.recipient.as_ref());
             if taken.recipient.is_some() {
@@ -206,10 +206,9 @@ impl UdpOutput {
     }
 }
 
-/// Returns the length of the run at the front of `waiting`, at most [`RUN_MAX`]: datagrams of one exporter,
-/// with no step of the sender's clock between them.
-fn same_exporter(waiting: &[Datagram<'_>]) -> usize {
-    let Some(first) = waiting.first() else { return 0 };
+/// Returns the length of the run at the front of `waiting`, which begins with `first`; at most [`RUN_MAX`]:
+/// datagrams of one exporter, with no step of the sender's clock between them.
+fn same_exporter(first: &Datagram<'_>, waiting: &[Datagram<'_>]) -> usize {
     let mut last = first.arrival;
     let same = |datagram: &&Datagram<'_>| {
         let before = core::mem::replace(&mut last, datagram.arrival);

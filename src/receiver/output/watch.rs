@@ -13,6 +13,8 @@ use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, 
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
+use crate::receiver::output::system_error::SystemError;
+
 /// Index of the loopback interface in every network namespace. Datagrams to the machine's own addresses
 /// arrive there.
 const LOOPBACK_INDEX: u32 = 1;
@@ -22,6 +24,26 @@ const ANY_COOKIE: [u8; 8] = [0xFF; 8];
 
 /// Buffer size for a reply: one socket and its attributes.
 const REPLY_ROOM: usize = 4096;
+
+/// Reason why the collector's socket cannot be looked up.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum WatchError {
+    /// The kernel did not answer, or with an error.
+    #[error("{0}")]
+    Failed(SystemError),
+    /// The reply is malformed, or of another kind.
+    #[error("cannot parse the kernel's reply about the collector's socket")]
+    Unreadable,
+    /// The reply lacks an attribute.
+    #[error("the kernel's reply lacks the socket's memory")]
+    NoMemory,
+}
+
+impl From<io::Error> for WatchError {
+    fn from(error: io::Error) -> Self {
+        Self::Failed((&error).into())
+    }
+}
 
 /// The receive queue of the collector's socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,18 +77,19 @@ impl Watch {
 
     /// Queries the kernel. Returns `None` if no such socket exists. Never waits: the kernel replies within
     /// the call.
-    pub(super) fn look(&mut self) -> io::Result<Option<ReceiveQueue>> {
+    pub(super) fn look(&mut self) -> Result<Option<ReceiveQueue>, WatchError> {
         self.netlink.send(&self.request, 0)?;
         self.reply.clear();
         self.netlink.recv(&mut self.reply, libc::MSG_DONTWAIT)?;
-        let reply = NetlinkMessage::<SockDiagMessage>::deserialize(&self.reply).map_err(io::Error::other)?;
+        let reply = NetlinkMessage::<SockDiagMessage>::deserialize(&self.reply);
+        let reply = reply.map_err(|_| WatchError::Unreadable)?;
         match reply.payload {
             NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
                 receive_queue(&response).map(Some)
             }
             NetlinkPayload::Error(error) if error.to_io().kind() == io::ErrorKind::NotFound => Ok(None),
-            NetlinkPayload::Error(error) => Err(error.to_io()),
-            _ => Err(io::Error::other("cannot parse the kernel's reply about the collector's socket")),
+            NetlinkPayload::Error(error) => Err(error.to_io().into()),
+            _ => Err(WatchError::Unreadable),
         }
     }
 }
@@ -84,12 +107,12 @@ pub(super) fn memory_at_least(payload_len: usize) -> u64 {
     u64::try_from(payload_len).unwrap_or(u64::MAX).saturating_add(512)
 }
 
-fn receive_queue(response: &InetResponse) -> io::Result<ReceiveQueue> {
+fn receive_queue(response: &InetResponse) -> Result<ReceiveQueue, WatchError> {
     let memory = response.nlas.iter().find_map(|attribute| match attribute {
         Nla::MemInfo(memory) => Some(memory),
         _ => None,
     });
-    let memory = memory.ok_or_else(|| io::Error::other("the kernel's reply lacks the socket's memory"))?;
+    let memory = memory.ok_or(WatchError::NoMemory)?;
     Ok(ReceiveQueue {
         cookie: response.header.socket_id.cookie,
         queued: memory.receive_queue,

@@ -75,8 +75,9 @@ impl Shared {
         })
     }
 
-    /// Returns the number of suppressed log lines about `peer` if one may be logged now, else `None`.
-    pub(crate) fn may_log(&self, peer: IpAddr) -> Option<u64> {
+    /// Admits one log line about `peer`, unless there were too many recently. Returns the number of lines
+    /// that were suppressed before it.
+    pub(crate) fn admit_log(&self, peer: IpAddr) -> Option<u64> {
         let mut complaints = locked(&self.log_limit);
         complaints.admit(peer, Instant::now().into_std())
     }

@@ -143,10 +143,10 @@ impl Templates {
 
     /// Writes the files that are dirty, unless they were written recently. Blocks.
     pub(crate) fn keep_at_times(&self, state_directory: &Path) -> io::Result<()> {
-        if self.on_disk.is_due(TEMPLATES_KEPT_EVERY) {
+        if self.on_disk.begin_if_due(TEMPLATES_KEPT_EVERY) {
             self.keep_templates(state_directory)?;
         }
-        if self.options_on_disk.is_due(OPTIONS_KEPT_EVERY) {
+        if self.options_on_disk.begin_if_due(OPTIONS_KEPT_EVERY) {
             self.keep_options(state_directory)?;
         }
         Ok(())

@@ -4,7 +4,10 @@ use std::io;
 
 use tokio::time::Instant;
 
+use crate::receiver::output::down_reason::DownReason;
 use crate::receiver::output::source_sockets::is_unreachable;
+use crate::receiver::output::system_error::SystemError;
+use crate::receiver::output::watch::WatchError;
 
 /// Reason why nothing could be sent.
 #[derive(Debug)]
@@ -14,20 +17,20 @@ pub(super) enum Obstacle {
     /// A rate limit allows nothing before this time.
     Paced(Instant),
     /// The collector accepts nothing, for this reason.
-    Down(String),
+    Down(DownReason),
     /// Datagrams of the run's exporter cannot be sent now, for this reason. Those of other exporters may be.
-    Held(String),
+    Held(SystemError),
     /// The kernel refused to send the first datagram, for this reason.
-    Refused(String),
+    Refused(SystemError),
     /// The kernel has no buffer for the first datagram, or a filter below IP drops it.
-    NoBuffer(String),
+    NoBuffer(SystemError),
     /// The collector, or the exporter's socket, was replaced a moment ago: repeats may be due.
     Changed,
 }
 
-impl Obstacle {
-    pub(super) fn absent() -> Self {
-        Self::Down("no socket listening".to_owned())
+impl From<WatchError> for Obstacle {
+    fn from(error: WatchError) -> Self {
+        Self::Down(error.into())
     }
 }
 
@@ -47,9 +50,9 @@ pub(super) fn may_be_left_behind(error: &io::Error, is_watching: bool) -> bool {
 /// Maps a failure to open an exporter's socket to an obstacle.
 pub(super) fn unopened(error: &io::Error) -> Obstacle {
     if concerns_collector(error) {
-        Obstacle::Down(error.to_string())
+        Obstacle::Down(DownReason::Unreachable(error.into()))
     } else {
-        Obstacle::Held(error.to_string())
+        Obstacle::Held(error.into())
     }
 }
 

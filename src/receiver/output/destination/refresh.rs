@@ -4,9 +4,9 @@ use tokio::time::Instant;
 
 use crate::config::WhenDown;
 use crate::receiver::output::destination::figures::DestinationFigures;
-use crate::receiver::output::destination::obstacle::Obstacle;
 use crate::receiver::output::destination::send_state::SendState;
 use crate::receiver::output::destination::{Destination, HELD_EXPIRES};
+use crate::receiver::output::down_reason::DownReason;
 use crate::receiver::output::figures::OutputCounts;
 use crate::status::CollectorState;
 
@@ -29,24 +29,26 @@ impl Destination {
         } else {
             CollectorState::Unknown
         };
-        figures.counts.datagrams += u64::try_from(sent.len()).unwrap_or_default();
-        figures.counts.bytes += u64::try_from(bytes).unwrap_or_default();
+        figures.counts.datagrams += u64::try_from(sent.len()).unwrap_or(u64::MAX);
+        figures.counts.bytes += u64::try_from(bytes).unwrap_or(u64::MAX);
     }
 
-    pub(super) fn note_obstacle(&self, sending: &mut SendState, obstacle: &Obstacle, began: Instant) {
+    /// Notes that datagrams wait for room in the collector's queue since `began`.
+    pub(super) fn note_full(&self, sending: &mut SendState, began: Instant) {
         let mut figures = self.figures();
         self.note_losses(sending, &mut figures);
-        match obstacle {
-            Obstacle::Full | Obstacle::NoBuffer(_) => figures.waits(began),
-            Obstacle::Paced(_) | Obstacle::Changed => {}
-            Obstacle::Down(reason) | Obstacle::Held(reason) | Obstacle::Refused(reason) => {
-                if self.settings.when_down == WhenDown::Hold {
-                    figures.waits(began);
-                }
-                figures.state = CollectorState::Down;
-                sending.outage_log.note_down(self.address, reason);
-            }
+        figures.waits(began);
+    }
+
+    /// Notes that the collector is down. If it is set to hold, datagrams have been waiting since `began`.
+    pub(super) fn note_down(&self, sending: &mut SendState, reason: &DownReason, began: Instant) {
+        let mut figures = self.figures();
+        self.note_losses(sending, &mut figures);
+        if self.settings.when_down == WhenDown::Hold {
+            figures.waits(began);
         }
+        figures.state = CollectorState::Down;
+        sending.outage_log.note_down(self.address, reason);
     }
 
     /// Returns the state, the counts, and the whole seconds for which datagrams have been held. Looks at the
@@ -63,7 +65,7 @@ impl Destination {
         let now = Instant::now();
         let seen = sending.queue.is_watching().then(|| sending.queue.look());
         if let Some(error) = self.sources().take_error(now) {
-            sending.reachability.note_failure(error.to_string(), now);
+            sending.reachability.note_failure((&error).into(), now);
         }
         let mut figures = self.figures();
         figures.held = figures.held.filter(|(_, tried)| now.duration_since(*tried) < HELD_EXPIRES);

@@ -1,7 +1,5 @@
 //! Attempts to send a run of datagrams.
 
-use std::io;
-
 use nf_transport_core::netflow::{Recipient, Repeats};
 use tokio::time::Instant;
 
@@ -9,63 +7,73 @@ use crate::config::{SourceAddress, WhenDown};
 use crate::receiver::output::destination::obstacle::{Obstacle, may_be_left_behind, unopened};
 use crate::receiver::output::destination::send_state::SendState;
 use crate::receiver::output::destination::{Destination, ExporterRun};
+use crate::receiver::output::down_reason::DownReason;
 use crate::receiver::output::exporter_sockets::SourceSocket;
 use crate::receiver::output::queue_guard::{Budget, QueueGuard, RUN_MAX};
 use crate::receiver::output::reachability::SendPermit;
+use crate::receiver::output::slices::front;
 use crate::receiver::output::socket::{self, SendOutcome};
 use crate::receiver::output::source_sockets::is_unreachable;
+use crate::receiver::output::system_error::SystemError;
+
+/// Datagrams from the front of a run that were sent.
+#[derive(Debug)]
+pub(super) enum SentRun {
+    /// This many, at least one, arrive at this recipient, as far as the kernel knows.
+    Accepted(usize, Recipient),
+    /// One was sent to a collector that is down for this reason. Whether it arrived is known later.
+    AsProbe(SystemError),
+}
 
 impl Destination {
-    /// Sends as many datagrams of the run as possible in one call. Returns their number, at least one, and
-    /// the recipient. Never waits.
+    /// Sends as many datagrams of the run as possible in one call. Never waits.
     pub(super) fn try_run(
         &self,
         sending: &mut SendState,
         run: &ExporterRun<'_>,
-    ) -> Result<(usize, Recipient), Obstacle> {
-        let now = Instant::now();
-        let Some(first) = run.datagrams.first() else { return Err(Obstacle::Changed) };
+    ) -> Result<SentRun, Obstacle> {
+        let (now, first) = (Instant::now(), run.first);
         let mut count = sending.admit(run.datagrams.len().min(RUN_MAX), run.is_late, now)?;
         if let Some(error) = self.sources().take_error(now) {
-            sending.reachability.note_failure(error.to_string(), now);
+            sending.reachability.note_failure((&error).into(), now);
         }
         let permit = sending.reachability.permit(first, now);
-        match &permit {
-            SendPermit::Blocked(reason) => return Err(Obstacle::Down(reason.clone())),
+        match permit {
+            SendPermit::Blocked(reason) => return Err(Obstacle::Down(DownReason::Unreachable(reason))),
             SendPermit::ProbeArrived => {
                 let recipient = self.recipient(sending, run)?;
                 self.note_sent(sending, &[first.payload], run.is_late, now);
-                return Ok((1, recipient));
+                return Ok(SentRun::Accepted(1, recipient));
             }
-            SendPermit::OneProbe => count = 1,
+            SendPermit::OneProbe(_) => count = 1,
             SendPermit::All => {}
         }
-        if !sending.queue.is_present().map_err(|error| Obstacle::Down(error.to_string()))? {
-            return Err(Obstacle::absent());
+        if !sending.queue.is_present()? {
+            return Err(Obstacle::Down(DownReason::NoSocket));
         }
         let recipient = self.recipient(sending, run)?;
-        let run_of =
-            |count| ExporterRun { datagrams: run.datagrams.get(..count).unwrap_or_default(), ..*run };
-        count = self.repeat(sending, &run_of(count), &recipient)?;
+        let admitted = ExporterRun { datagrams: front(run.datagrams, count), ..*run };
+        count = self.repeat(sending, &admitted, &recipient)?;
         // Repeats may have used up the rate limit.
         count = sending.admit(count, run.is_late, now)?;
         let payloads: Vec<&[u8]> =
             run.datagrams.iter().take(count).map(|datagram| datagram.payload).collect();
         let sent = self.send(sending, run, &recipient, &payloads)?;
-        if permit == SendPermit::OneProbe {
+        if let SendPermit::OneProbe(outage) = permit {
             // A probe that is skipped counts as skipped, even if it arrives.
             let waits = self.settings.when_down == WhenDown::Hold;
-            return Err(Obstacle::Down(sending.reachability.note_probe(first, waits, now)));
+            sending.reachability.note_probe(first, waits, now);
+            return Ok(SentRun::AsProbe(outage));
         }
-        self.note_sent(sending, payloads.get(..sent).unwrap_or_default(), run.is_late, now);
-        Ok((sent, recipient))
+        self.note_sent(sending, front(&payloads, sent), run.is_late, now);
+        Ok(SentRun::Accepted(sent, recipient))
     }
 
     /// Returns the recipient that datagrams of `run` would reach now.
     fn recipient(&self, sending: &mut SendState, run: &ExporterRun<'_>) -> Result<Recipient, Obstacle> {
-        let exporter = run.exporter().ok_or(Obstacle::Changed)?;
         let mut sources = self.sources();
-        let leaving = sources.socket(run.learner.number(), exporter).map_err(|error| unopened(&error))?;
+        let leaving =
+            sources.socket(run.learner.number(), run.first.exporter).map_err(|error| unopened(&error))?;
         let (socket, has_moved) = (leaving.seen.number, leaving.has_moved);
         Ok(Recipient { place: run.place, generation: sending.generation(), socket, has_moved })
     }
@@ -126,14 +134,13 @@ impl Destination {
         recipient: &Recipient,
         payloads: &[&[u8]],
     ) -> Result<usize, Obstacle> {
-        let failing = |error: io::Error| Obstacle::Down(error.to_string());
-        let exporter = run.exporter().ok_or(Obstacle::Changed)?;
-        let count = match sending.queue.admit(payloads).map_err(failing)? {
+        let exporter = run.first.exporter;
+        let count = match sending.queue.admit(payloads)? {
             Budget::Send(count) => count,
             Budget::Full => return Err(Obstacle::Full),
-            Budget::Absent => return Err(Obstacle::absent()),
+            Budget::Absent => return Err(Obstacle::Down(DownReason::NoSocket)),
         };
-        let payloads = payloads.get(..count).unwrap_or_default();
+        let payloads = front(payloads, count);
         let mut sources = self.sources();
         let SourceSocket { socket, segments, seen, .. } =
             sources.socket(run.learner.number(), exporter).map_err(|error| unopened(&error))?;
@@ -156,14 +163,14 @@ impl Destination {
             // Something stopped the run. If ICMP did, only the error queue shows it.
             let details = if taken < asked { socket::take_details(socket) } else { Vec::new() };
             if let Some(error) = details.iter().rfind(|error| is_unreachable(error)) {
-                sending.reachability.note_failure(error.to_string(), Instant::now());
+                sending.reachability.note_failure(error.into(), Instant::now());
             }
             taken
         };
         if sent == 0 {
-            return Err(Obstacle::absent());
+            return Err(Obstacle::Down(DownReason::NoSocket));
         }
-        sending.queue.note_sent(payloads.get(..sent).unwrap_or_default());
+        sending.queue.note_sent(front(payloads, sent));
         sending.refusals.note_sent(exporter.ip(), Instant::now());
         Ok(sent)
     }

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use crate::receiver::numbers::next_number;
 use crate::receiver::output::destination::obstacle::{Obstacle, concerns_collector, is_full};
+use crate::receiver::output::down_reason::DownReason;
 use crate::receiver::output::outage_log::OutageLog;
 use crate::receiver::output::pace::TokenBucket;
 use crate::receiver::output::queue_guard::QueueGuard;
@@ -65,14 +66,14 @@ impl SendState {
             return Obstacle::Full;
         }
         if is_full(error) {
-            return Obstacle::NoBuffer(error.to_string());
+            return Obstacle::NoBuffer(error.into());
         }
         if !concerns_collector(error) {
-            return Obstacle::Refused(error.to_string());
+            return Obstacle::Refused(error.into());
         }
         if !self.queue.is_watching() && is_unreachable(error) {
-            self.reachability.note_failure(error.to_string(), Instant::now());
+            self.reachability.note_failure(error.into(), Instant::now());
         }
-        Obstacle::Down(error.to_string())
+        Obstacle::Down(DownReason::Unreachable(error.into()))
     }
 }

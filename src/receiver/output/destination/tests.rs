@@ -48,7 +48,8 @@ impl Tested {
 
     /// See [`Destination::deliver`]; the delivered datagrams are also learned.
     async fn take(&self, datagrams: &[Datagram<'_>], is_late: bool) -> RunOutcome {
-        let run = ExporterRun { datagrams, is_late, place: 0, learner: &self.learner };
+        let first = datagrams.first().unwrap();
+        let run = ExporterRun { first, datagrams, is_late, place: 0, learner: &self.learner };
         let taken = self.destination.deliver(&run).await;
         self.learner.learn(&datagrams[..taken.count], taken.recipient.as_ref());
         taken

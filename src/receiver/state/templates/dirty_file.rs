@@ -18,9 +18,9 @@ pub(super) struct DirtyFile {
 }
 
 impl DirtyFile {
-    /// Returns whether the file must be written, if the last attempt was at least `every` ago. A disk that
-    /// fails is not retried sooner.
-    pub(super) fn is_due(&self, every: Duration) -> bool {
+    /// Begins an attempt if the file must be written and the last attempt was at least `every` ago. Returns
+    /// whether it began. A disk that fails is not retried sooner.
+    pub(super) fn begin_if_due(&self, every: Duration) -> bool {
         let mut written = locked(&self.written);
         let is_due =
             self.is_dirty.load(Ordering::Relaxed) && written.is_none_or(|last| last.elapsed() >= every);

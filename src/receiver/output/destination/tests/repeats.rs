@@ -91,7 +91,8 @@ async fn each_probe_follows_its_templates() {
     deliver(&output, &waiting, &mut 0).await;
     assert_eq!(received(&listener), both);
     for _ in 0..3 {
-        output.sending.lock().await.reachability.note_failure("refused".to_owned(), Instant::now());
+        let refused = SystemError::Number(rustix::io::Errno::CONNREFUSED);
+        output.sending.lock().await.reachability.note_failure(refused, Instant::now());
         deliver_for(Duration::from_secs(2), &output, &waiting).await;
         assert_eq!(received(&listener), both, "the probe");
     }
