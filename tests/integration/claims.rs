@@ -102,6 +102,20 @@ fn every_fuzz_entry_has_a_target_and_a_test() {
 }
 
 #[test]
+fn one_file_of_the_daemons_renames_files() {
+    let renames = |path: &PathBuf| {
+        if path.components().any(|part| part.as_os_str() == "tests") {
+            return false;
+        }
+        let source = std::fs::read_to_string(path).unwrap();
+        let is_imported = |line: &str| line.starts_with("use std::fs::") && line.contains("rename");
+        source.contains("fs::rename(") || source.lines().any(is_imported)
+    };
+    let found: Vec<PathBuf> = sources(&root().join("src")).into_iter().filter(renames).collect();
+    assert_eq!(found, [root().join("src/host/files/atomic_file.rs")]);
+}
+
+#[test]
 fn the_files_that_architecture_names_exist() {
     let files: BTreeSet<String> = own_sources()
         .iter()

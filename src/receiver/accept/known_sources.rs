@@ -16,10 +16,9 @@ use std::time::Instant;
 use nf_transport_core::sequence::SenderId;
 use serde::{Deserialize, Serialize};
 
-use crate::host::files::atomic_file::{self, FileOwner};
 use crate::host::{locked, source_of};
 use crate::limits::{KNOWN_SOURCES, KNOWN_SOURCES_PER_SENDER};
-use crate::receiver::state::newer::{self, StateFile};
+use crate::receiver::state::json_file::{self, StateFile};
 
 /// Shortest interval between two writes of the file; an orderly stop does not wait for it.
 const KEPT_EVERY: Duration = Duration::from_secs(10);
@@ -84,7 +83,7 @@ impl KnownSources {
             StateFile::Read(stored) => stored,
             StateFile::Absent => Vec::new(),
             StateFile::Newer(error) => {
-                newer::keep(&path, &error);
+                json_file::keep(&path, &error);
                 Vec::new()
             }
             StateFile::Unreadable(error) => {
@@ -99,7 +98,7 @@ impl KnownSources {
         };
         let known = Self::default();
         // Entries of a file that was kept aside are older than those that this version has seen since.
-        let kept: Vec<StoredSource> = newer::recover_kept(&path).unwrap_or_default();
+        let kept: Vec<StoredSource> = json_file::recover_kept(&path).unwrap_or_default();
         known.inner().is_dirty = !kept.is_empty();
         for StoredSource { source, sender } in kept.into_iter().chain(current) {
             known.inner().note(source, &sender);
@@ -145,13 +144,11 @@ impl KnownSources {
             }
             inner.stored()
         };
-        let text = serde_json::to_vec(&stored)?;
-        let written = atomic_file::write(&file(state_directory), &text, 0o600, FileOwner::writer());
-        if let Err(error) = written {
+        let written = json_file::write(&file(state_directory), &stored);
+        if written.is_err() {
             self.inner().is_dirty = true;
-            return Err(io::Error::other(error));
         }
-        Ok(())
+        written
     }
 }
 

@@ -14,9 +14,8 @@ use std::sync::Mutex;
 use nf_transport_core::sequence::{Position, RunId, SenderId, StreamId};
 use serde::{Deserialize, Serialize};
 
-use crate::host::files::atomic_file::{self, FileOwner};
 use crate::host::locked;
-use crate::receiver::state::newer::{self, StateFile};
+use crate::receiver::state::json_file;
 
 /// Offset of one collector in one stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,8 +42,16 @@ impl CollectorOffsets {
         let path = file(state_directory);
         let mut left: HashMap<_, Vec<CollectorOffset>> = HashMap::new();
         // A collector never loses its datagrams, so offsets of an old file are still correct.
-        let kept = newer::recover_kept::<Vec<CollectorOffset>>(&path).unwrap_or_default();
-        for progress in kept.into_iter().chain(read_and_remove(&path)) {
+        let kept = json_file::recover_kept::<Vec<CollectorOffset>>(&path).unwrap_or_default();
+        let last = json_file::take::<Vec<CollectorOffset>>(&path).unwrap_or_else(|error| {
+            tracing::warn!(
+                %error,
+                "cannot recover {}: {error}; part of a batch may be repeated to some collectors",
+                path.display()
+            );
+            None
+        });
+        for progress in kept.into_iter().chain(last.unwrap_or_default()) {
             let key = (progress.sender.clone(), progress.stream.clone());
             left.entry(key).or_default().push(progress);
         }
@@ -76,40 +83,11 @@ pub(crate) fn store(state_directory: &Path, list: &[CollectorOffset]) -> io::Res
     if list.is_empty() {
         return Ok(());
     }
-    let text = serde_json::to_vec(list)?;
-    atomic_file::write(&file(state_directory), &text, 0o600, FileOwner::writer())
-        .map(drop)
-        .map_err(io::Error::other)
+    json_file::write(&file(state_directory), &list)
 }
 
 fn file(state_directory: &Path) -> PathBuf {
     state_directory.join("ahead.json")
-}
-
-/// Removes the file before its content is used: if this run is killed later, the next one must not find it
-/// again.
-fn read_and_remove(path: &Path) -> Vec<CollectorOffset> {
-    let read = StateFile::read(path);
-    if let StateFile::Newer(error) = &read {
-        newer::keep(path, error);
-        return Vec::new();
-    }
-    if matches!(read, StateFile::Absent) {
-        return Vec::new();
-    }
-    let removed = std::fs::remove_file(path);
-    match (read, removed) {
-        (StateFile::Read(list), Ok(())) => list,
-        (StateFile::Unreadable(error), _) | (_, Err(error)) => {
-            tracing::warn!(
-                %error,
-                "cannot recover {}: {error}; part of a batch may be repeated to some collectors",
-                path.display()
-            );
-            Vec::new()
-        }
-        (StateFile::Absent | StateFile::Newer(_), Ok(())) => Vec::new(),
-    }
 }
 
 #[cfg(test)]
@@ -147,19 +125,6 @@ mod tests {
     }
 
     #[test]
-    fn the_old_file_stays_whole_until_replaced() {
-        let directory = tempfile::tempdir().unwrap();
-        let (path, linked) = (file(directory.path()), directory.path().join("linked"));
-        store(directory.path(), &[progress("127.0.0.1:1", 5)]).unwrap();
-        let before = std::fs::read(&path).unwrap();
-        std::fs::hard_link(&path, &linked).unwrap();
-        store(directory.path(), &[progress("127.0.0.1:1", 9)]).unwrap();
-        assert_eq!(std::fs::read(&linked).unwrap(), before, "it was written over");
-        assert_ne!(std::fs::read(&path).unwrap(), before);
-        assert_eq!(directory.path().read_dir().unwrap().count(), 2, "only these two files");
-    }
-
-    #[test]
     fn a_damaged_file_is_ignored() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(file(directory.path()), b"{nonsense").unwrap();
@@ -176,9 +141,9 @@ mod tests {
         std::fs::write(&path, "{\"version\": 2, \"left\": []}").unwrap();
         let brno: SenderId = "brno".parse().unwrap();
         assert!(CollectorOffsets::recover(directory.path()).take(&brno, STREAM).0.is_empty());
-        assert!(newer::kept(&path).exists() && !path.exists());
+        assert!(json_file::kept(&path).exists() && !path.exists());
         // The version that can read it.
-        std::fs::write(newer::kept(&path), serde_json::to_vec(&[progress("127.0.0.1:1", 9)]).unwrap())
+        std::fs::write(json_file::kept(&path), serde_json::to_vec(&[progress("127.0.0.1:1", 9)]).unwrap())
             .unwrap();
         store(directory.path(), &[progress("127.0.0.1:1", 5)]).unwrap();
         let (taken, _) = CollectorOffsets::recover(directory.path()).take(&brno, STREAM);

@@ -14,6 +14,7 @@ use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::limits::POSITIONS_PER_RUN;
 use nf_transport_core::sequence::{Position, StreamId};
 
+use crate::host::files::atomic_file;
 use crate::limits::JOURNAL_RING;
 use crate::sender::journal::checkpoint::{Checkpoint, HEAD_LEN, JournalKind, newer_version_of};
 use crate::sender::journal::layout::{file_len, ring_at, slots_at};
@@ -41,7 +42,7 @@ pub(crate) fn move_away(path: &Path) -> io::Result<Option<(PathBuf, char)>> {
         let text = format!("{KEPT_MAX} journals of newer versions are kept already: move them away");
         io::Error::new(io::ErrorKind::AlreadyExists, text)
     })?;
-    std::fs::rename(path, &place)?;
+    atomic_file::rename(path, &place)?;
     Ok(Some((place, version)))
 }
 

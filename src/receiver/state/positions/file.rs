@@ -1,6 +1,6 @@
 //! The position file of one stream.
 
-use std::fs::{File, OpenOptions, rename};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use nf_transport_core::sequence::{Position, RunId, StreamId};
 use nf_transport_core::spool::disk::not_created;
 
+use crate::host::files::atomic_file;
 use crate::host::locked;
 use crate::limits::STREAM_MARKED_EVERY;
 use crate::receiver::state::positions::begun::{self, BEGUN_LEN, BEGUN_OFFSET};
@@ -40,12 +41,14 @@ struct PositionFileState {
     delivered: Option<StoredProgress>,
     /// Offset of the next store: never that of the newest slot.
     next_offset: u64,
-    /// Offset of the store after the next one.
+    /// Offset of the newest slot, and of the store after the next one.
     newest_offset: u64,
     /// Position of collectors set to skip, if it is higher.
     skip_position: Option<StoredProgress>,
     /// Whether anything was stored since the last sync.
     dirty: bool,
+    /// Whether the last sync failed: the kernel may have dropped what was written before it.
+    sync_failed: bool,
     /// Modification time of the file.
     seen: SystemTime,
     /// Opened on demand.
@@ -187,9 +190,8 @@ impl StreamPosition {
         Ok(())
     }
 
-    /// Syncs the position to disk if it was stored since the last call. After a failure the next call
-    /// retries. By then newer stores have written the same pages again, because a failed sync may have
-    /// dropped them.
+    /// Syncs the position to disk if it was stored since the last call. After a failure the next call writes
+    /// it again before it retries, because the kernel may have dropped the pages and would report success.
     ///
     /// Sets the modification time to `seen`: a write itself sets it by the wall clock, which may be wrong.
     /// A stream in use without new data is marked once a day.
@@ -200,17 +202,31 @@ impl StreamPosition {
             return Ok(());
         }
         let file = self.file(&mut state)?;
+        if state.sync_failed {
+            self.write_again(&file, &state).map_err(PositionsError::of("write", &self.path))?;
+        }
         state.dirty = false;
         drop(state);
         let marked = file.set_modified(seen);
         let outcome = marked.and_then(|()| file.sync_data());
         let mut state = self.state();
-        match outcome {
-            Ok(()) => state.seen = seen,
-            Err(_) => state.dirty = true,
+        state.sync_failed = outcome.is_err();
+        state.dirty |= state.sync_failed;
+        if outcome.is_ok() {
+            state.seen = seen;
         }
         state.close_if_unused();
         outcome.map_err(PositionsError::of("sync", &self.path))
+    }
+
+    /// Writes the newest slots again. If that is cut short, the older slot still counts.
+    fn write_again(&self, file: &File, state: &PositionFileState) -> io::Result<()> {
+        let newest = state.delivered.map(|delivered| (delivered, state.newest_offset));
+        let further = state.skip_position.map(|further| (further, SKIP_POSITION_OFFSET));
+        for (progress, offset) in newest.into_iter().chain(further) {
+            file.write_all_at(&Slot::encode(self.stream, progress), offset)?;
+        }
+        Ok(())
     }
 
     fn state(&self) -> MutexGuard<'_, PositionFileState> {
@@ -229,6 +245,14 @@ impl StreamPosition {
     /// Returns the time at which the stream was last seen.
     pub(super) fn seen(&self) -> SystemTime {
         self.state().seen
+    }
+
+    /// Runs `act`, which fails to sync the file: `/proc` keeps no times.
+    #[cfg(test)]
+    pub(super) fn while_sync_fails(&self, act: impl FnOnce()) {
+        let file = self.state().file.replace(Arc::new(File::open("/proc/self/stat").expect("a file")));
+        act();
+        self.state().file = file;
     }
 
     /// Returns whether anything was stored since the last sync.
@@ -251,6 +275,7 @@ impl PositionFileState {
             newest_offset,
             skip_position: None,
             dirty: false,
+            sync_failed: false,
             seen,
             file: Some(Arc::new(file)),
             users: 0,
@@ -315,7 +340,7 @@ fn read_slot(file: &File, stream: StreamId, offset: u64) -> io::Result<Slot> {
 /// Renames the damaged file at `path`, and creates a new one in its place.
 fn set_aside(path: &std::path::Path) -> Result<File, PositionsError> {
     let aside = set_aside_path(path);
-    rename(path, &aside).map_err(PositionsError::of("rename", path))?;
+    atomic_file::rename(path, &aside).map_err(PositionsError::of("rename", path))?;
     tracing::warn!(
         "the position of a stream was damaged; its file was renamed to {}, and all datagrams that its \
          sender still has are delivered again",

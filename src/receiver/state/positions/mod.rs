@@ -27,6 +27,11 @@
 //! The first two slots are written in turn, so that an interrupted write leaves the previous one. The highest
 //! valid slot counts. A slot of zeros, or past the end of the file, was never written.
 //!
+//! Unlike other state files they are written in place, not replaced: a position is stored for each settled
+//! batch, and a replacement costs a new file and two syncs. The two slots are as safe as a replacement: no
+//! write touches the slot that counts, and a checksum of 32 bytes in one sector shows a write that was cut
+//! short. If a sync fails, the slots are written again before the next one.
+//!
 //! A stored position survives the end of the process at once, and a power loss after [`Positions::sync`]. The
 //! position of a stream never decreases. A damaged file never stops the service: it is set aside, and the
 //! stream starts as unknown.

@@ -5,17 +5,16 @@
 //! damaged one, collectors wait for the exporters' next refresh.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::netflow::Kept;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use crate::host::files::atomic_file::{self, FileOwner};
-use crate::receiver::state::newer::{self, StateFile};
+use crate::receiver::state::json_file::{self, StateFile};
 
 /// Definitions of one exporter that some collectors of one sender have seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,7 +51,7 @@ pub(super) fn read(state_directory: &Path, name: &str) -> (Vec<TemplateRow>, boo
         StateFile::Read(stored) => stored.exporters,
         StateFile::Absent => None,
         StateFile::Newer(error) => {
-            newer::keep(&path, &error);
+            json_file::keep(&path, &error);
             None
         }
         StateFile::Unreadable(error) => {
@@ -66,7 +65,7 @@ pub(super) fn read(state_directory: &Path, name: &str) -> (Vec<TemplateRow>, boo
         }
     };
     // Rows of a file that was kept aside are older than those that this version has learned since.
-    let kept = newer::recover_kept::<TemplateFile>(&path).and_then(|stored| stored.exporters);
+    let kept = json_file::recover_kept::<TemplateFile>(&path).and_then(|stored| stored.exporters);
     let was_kept = kept.is_some();
     (kept.into_iter().chain(current).flatten().collect(), was_kept)
 }
@@ -96,18 +95,13 @@ pub(super) fn write(
             });
             exporters.len() - 1
         });
-        if let Some(row) = exporters.get_mut(place) {
-            row.collectors.push(collector);
+        match exporters.get_mut(place) {
+            Some(row) => row.collectors.push(collector),
+            None => note_internal_error("a row of the templates was not added"),
         }
     }
     drop(places);
-    let fill = |file: &mut File| -> io::Result<()> {
-        let mut out = BufWriter::new(file);
-        serde_json::to_writer(&mut out, &NewTemplateFile { exporters })?;
-        out.flush()
-    };
-    let path = path_of(state_directory, name);
-    atomic_file::write_with(&path, 0o600, FileOwner::writer(), fill).map_err(io::Error::other)
+    json_file::write(&path_of(state_directory, name), &NewTemplateFile { exporters })
 }
 
 pub(super) fn path_of(state_directory: &Path, name: &str) -> PathBuf {

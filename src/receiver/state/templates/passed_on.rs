@@ -9,8 +9,7 @@
 //! late datagrams.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::host::boot_clock;
 use crate::receiver::numbers::next_number;
 use crate::receiver::output::PassedOn;
-use crate::receiver::state::newer::{self, StateFile};
+use crate::receiver::state::json_file;
 use crate::receiver::state::templates::learner::TemplateLearner;
 
 /// Index of a collector's main address among the recipients.
@@ -76,16 +75,7 @@ pub(super) fn write(
         stored(collector, passed_on, &own)
     });
     let content = CollectorsFile { boot: boot_clock().boot.0, collectors: collectors.collect() };
-    let path = path_of(state_directory);
-    let new_path = path.with_extension("json.new");
-    let new = File::create(&new_path)?;
-    let mut out = BufWriter::new(&new);
-    serde_json::to_writer(&mut out, &content)?;
-    out.flush()?;
-    drop(out);
-    new.sync_data()?;
-    std::fs::rename(new_path, path)?;
-    File::open(state_directory)?.sync_all()
+    json_file::write(&path_of(state_directory), &content)
 }
 
 fn stored(collector: SocketAddr, passed_on: PassedOn, learners: &[&Arc<TemplateLearner>]) -> StoredCollector {
@@ -114,18 +104,9 @@ pub(super) fn read(
     mut learner: impl FnMut(&SenderId, SocketAddr) -> Arc<TemplateLearner>,
 ) -> HashMap<SocketAddr, PassedOn> {
     let path = path_of(state_directory);
-    let content = match StateFile::<CollectorsFile>::read(&path) {
-        StateFile::Absent => return HashMap::new(),
-        StateFile::Newer(error) => {
-            newer::keep(&path, &error);
-            return HashMap::new();
-        }
-        StateFile::Read(content) => Ok(content),
-        StateFile::Unreadable(error) => Err(error),
-    };
-    let removed = std::fs::remove_file(&path);
-    match content.and_then(|content| removed.map(|()| content)) {
-        Ok(content) => {
+    match json_file::take::<CollectorsFile>(&path) {
+        Ok(None) => HashMap::new(),
+        Ok(Some(content)) => {
             let is_same_boot = content.boot == boot_clock().boot.0 && content.boot != 0;
             let restore = |stored| restored(stored, is_same_boot, &mut learner);
             content.collectors.into_iter().map(restore).collect()

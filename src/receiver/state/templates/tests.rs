@@ -6,7 +6,7 @@ use nf_transport_core::netflow::Recipient;
 
 use super::*;
 use crate::limits::TEMPLATES_TOTAL;
-use crate::receiver::state::newer;
+use crate::receiver::state::json_file;
 
 fn of_exporter(payload: &[u8]) -> Datagram<'_> {
     let exporter = "192.0.2.1:4000".parse().unwrap();
@@ -154,7 +154,7 @@ fn a_file_without_senders_is_ignored() {
     std::fs::write(&path, "{\"hold\": [{\"exporter\": \"192.0.2.1:1\"}], \"skip\": []}").unwrap();
     let templates = Templates::recovered(directory.path());
     assert_eq!(templates.usage.of(MemoryKind::Templates), 0);
-    assert!(!newer::kept(&path).exists());
+    assert!(!json_file::kept(&path).exists());
 }
 
 #[test]
@@ -169,13 +169,13 @@ fn a_newer_file_is_kept_for_its_version() {
     assert_eq!(templates.usage.of(MemoryKind::Templates), 0);
     templates.on_disk.is_dirty.store(true, Ordering::Relaxed);
     templates.keep(directory.path()).unwrap();
-    assert_eq!(std::fs::read(newer::kept(&path)).unwrap(), b"{\"version\": 2, \"exporters\": []}");
+    assert_eq!(std::fs::read(json_file::kept(&path)).unwrap(), b"{\"version\": 2, \"exporters\": []}");
 
-    std::fs::write(newer::kept(&path), of_this_version).unwrap();
+    std::fs::write(json_file::kept(&path), of_this_version).unwrap();
     let templates = Templates::recovered(directory.path());
     let found = templates.of_sender(&test_sender(), [collector(1)], None).remove(0);
     assert_eq!(lacking(&found), lacking(&learner));
-    assert!(!newer::kept(&path).exists());
+    assert!(!json_file::kept(&path).exists());
 }
 
 /// Learns about 60 KiB of templates of this many source ids.

@@ -1,5 +1,7 @@
 //! The format of a position file: golden files, and damage to each part.
 
+use std::fs::File;
+
 use super::*;
 use crate::receiver::state::positions::file::{StreamPosition, set_aside_path};
 
@@ -29,6 +31,28 @@ fn an_interrupted_write_keeps_the_last_position() {
         let torn = [&after[..cut], &before[cut..]].concat();
         assert_eq!(position_in(&torn), Some(Position(2)), "{cut} bytes written");
     }
+}
+
+#[test]
+fn a_failed_sync_writes_the_slots_again() {
+    let state = TempDir::new().unwrap();
+    let positions = Positions::open(state.path()).unwrap();
+    let position = stream_of(&positions, STREAM).unwrap();
+    position.store(Position(6), RUN).unwrap();
+    positions.sync().unwrap();
+    position.store(Position(7), RUN).unwrap();
+    position.store_skip_position(Position(9), RUN).unwrap();
+    let written = std::fs::read(file_of(&state, STREAM)).unwrap();
+    position.while_sync_fails(|| assert!(positions.sync().is_err()));
+    // The kernel drops the pages that it could not write.
+    let file = File::options().write(true).open(file_of(&state, STREAM)).unwrap();
+    file.set_len(4096).unwrap();
+    drop(file);
+    positions.sync().unwrap();
+    let again = std::fs::read(file_of(&state, STREAM)).unwrap();
+    assert_eq!(again, written);
+    let found = stream_of(&Positions::open(state.path()).unwrap(), STREAM).unwrap();
+    assert_eq!((found.get(), found.skip_position()), (Some(Position(7)), Some(Position(9))));
 }
 
 #[test]

@@ -1,17 +1,18 @@
-//! State files of nf-receiver that a newer version wrote: kept under another name, and recovered by a version
-//! that can read them.
+//! State files of nf-receiver in JSON, each replaced as a whole.
 //!
+//! A file that a newer version wrote is kept under another name, and recovered by a version that can read it.
 //! A JSON file counts as newer if it is well-formed and has another structure than this version writes. A
 //! damaged file is not well-formed.
 
 use std::fs::File;
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
-use crate::host::files::atomic_file;
+use crate::host::files::atomic_file::{self, FileOwner};
 
 /// Content of a state file.
 #[derive(Debug)]
@@ -41,6 +42,32 @@ impl<T: DeserializeOwned> StateFile<T> {
             Err(error) => Self::Unreadable(error.into()),
         }
     }
+}
+
+/// Replaces the file at `path` by `content`, which may be too large for memory as text.
+pub(in crate::receiver) fn write(path: &Path, content: &impl Serialize) -> io::Result<()> {
+    let fill = |file: &mut File| -> io::Result<()> {
+        let mut out = BufWriter::new(file);
+        serde_json::to_writer(&mut out, content)?;
+        out.flush()
+    };
+    atomic_file::write_with(path, 0o600, FileOwner::writer(), fill).map_err(io::Error::other)
+}
+
+/// Reads and removes the file at `path`. A newer file is kept. Removes it before its content is used: if this
+/// run is killed later, the next one must not find it again.
+pub(in crate::receiver) fn take<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    let read = match StateFile::read(path) {
+        StateFile::Absent => return Ok(None),
+        StateFile::Newer(error) => {
+            keep(path, &error);
+            return Ok(None);
+        }
+        StateFile::Read(content) => Ok(Some(content)),
+        StateFile::Unreadable(error) => Err(error),
+    };
+    let removed = atomic_file::remove(path).map_err(io::Error::other);
+    read.and_then(|content| removed.map(|_| content))
 }
 
 fn is_json(path: &Path) -> bool {
@@ -76,8 +103,8 @@ pub(in crate::receiver) fn keep(path: &Path, error: &serde_json::Error) {
 pub(in crate::receiver) fn recover_kept<T: DeserializeOwned>(path: &Path) -> Option<T> {
     let place = kept(path);
     let StateFile::Read(state) = StateFile::read(&place) else { return None };
-    match std::fs::remove_file(&place) {
-        Ok(()) => Some(state),
+    match atomic_file::remove(&place) {
+        Ok(_) => Some(state),
         Err(error) => {
             tracing::warn!(%error, "cannot recover {}: {error}", place.display());
             None
@@ -102,6 +129,32 @@ mod tests {
             assert_eq!(matches!(state, StateFile::Newer(_)), is_newer, "{text}");
             assert_eq!(matches!(state, StateFile::Unreadable(_)), !is_newer, "{text}");
         }
+    }
+
+    #[test]
+    fn the_old_file_stays_whole_until_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, linked) = (directory.path().join("state.json"), directory.path().join("linked"));
+        write(&path, &[5]).unwrap();
+        std::fs::hard_link(&path, &linked).unwrap();
+        write(&path, &[9]).unwrap();
+        assert_eq!(std::fs::read_to_string(&linked).unwrap(), "[5]", "it was written over");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "[9]");
+        assert_eq!(directory.path().read_dir().unwrap().count(), 2, "only these two files");
+    }
+
+    #[test]
+    fn a_taken_file_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.json");
+        assert_eq!(take::<Vec<u8>>(&path).unwrap(), None);
+        for (text, expected) in [("[7]", Some(Some(vec![7]))), ("[7", None), ("{\"version\": 2}", Some(None))]
+        {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(take::<Vec<u8>>(&path).ok(), expected, "{text}");
+            assert!(!path.exists());
+        }
+        assert!(kept(&path).exists());
     }
 
     #[test]
