@@ -6,6 +6,7 @@ mod names;
 
 use std::sync::Arc;
 
+use nf_transport_core::internal_error::note_internal_error;
 use tokio::net::lookup_host;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -85,9 +86,10 @@ impl Collectors {
             Ok(()) = self.wanted.changed() => {
                 self.names.want(&self.wanted.borrow_and_update(), Instant::now());
             }
-            Some(Ok((name, answer))) = self.running.join_next() => {
-                self.names.note(&name, answer, Instant::now());
-            }
+            Some(ended) = self.running.join_next() => match ended {
+                Ok((name, answer)) => self.names.note(&name, answer, Instant::now()),
+                Err(_) => note_internal_error("a look-up of a name ended without a result"),
+            },
             () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
             else => core::future::pending().await,
         }

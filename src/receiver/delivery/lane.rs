@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use nf_transport_core::datagram::Datagram;
+use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::limits::LANE_MAX;
 use nf_transport_core::sequence::Position;
 
@@ -25,7 +26,9 @@ impl CollectorCursor {
     /// Delivers the first of `batches` that the collector does not have completely.
     pub(super) async fn run(&mut self, batches: &VecDeque<Arc<PendingBatch>>) {
         let next = batches.iter().find(|batch| batch.end > self.progress.position);
-        let Some(batch) = next else { return };
+        let Some(batch) = next else {
+            return note_internal_error("a collector waits for a batch that is not queued");
+        };
         for (first, datagrams) in batch.runs_from(self.progress.position) {
             self.progress.position = first;
             self.output.deliver(&datagrams, &mut self.progress, &self.learner).await;
@@ -67,8 +70,11 @@ impl Lane {
         self.cursors.iter().map(|leg| leg.progress.position).min()
     }
 
-    /// Queues the batch that begins at `end`.
+    /// Queues the batch that begins at or below `end`.
     pub(super) fn push(&mut self, batch: Arc<PendingBatch>) {
+        if batch.first > self.end {
+            note_internal_error("positions are missing before a batch of a lane");
+        }
         self.end = batch.end;
         if !self.cursors.is_empty() {
             self.bytes += batch.bytes();
@@ -103,6 +109,7 @@ impl Lane {
 
     /// Removes all batches. Returns the result for the datagrams that its collectors have.
     pub(super) fn clear(&mut self, collected: &ExporterFilter) -> Settled {
+        // Without collectors there are no batches.
         let position = self.position().unwrap_or_default();
         self.bytes = 0;
         self.batches.drain(..).map(|batch| batch.settled_below(position, collected)).collect()
@@ -111,5 +118,23 @@ impl Lane {
     /// Removes the batches that all of its collectors have. Returns the result for their datagrams.
     pub(super) fn settle(&mut self, collected: &ExporterFilter) -> Settled {
         core::iter::from_fn(|| self.pop()).map(|batch| batch.settled_below(batch.end, collected)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nf_transport_core::internal_error::expecting_internal_errors;
+    use nf_transport_core::sequence::{Gap, GapReason};
+
+    use super::*;
+
+    #[test]
+    fn positions_that_a_lane_never_got_are_noticed() {
+        let mut lane = Lane::default();
+        let mut push = |first, end| {
+            let gap = Gap { first: Position(first), end: Position(end), reason: GapReason::SpoolFull };
+            expecting_internal_errors(|| lane.push(Arc::new(PendingBatch::of_gap(gap)))).1
+        };
+        assert_eq!([push(0, 5), push(3, 7), push(7, 9), push(10, 12), push(12, 13)], [0, 0, 0, 1, 0]);
     }
 }

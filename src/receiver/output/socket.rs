@@ -5,6 +5,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 
+use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::limits::PAYLOAD_MAX;
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg, setsockopt, sockopt,
@@ -200,7 +201,12 @@ fn is_unfit(error: &io::Error) -> bool {
 
 fn send_as_one(socket: &Socket, run: &[&[u8]]) -> io::Result<()> {
     let payloads: Vec<_> = run.iter().map(|payload| IoSlice::new(payload)).collect();
-    let length = run.first().and_then(|first| u16::try_from(first.len()).ok()).unwrap_or_default();
+    let length = run.first().map(|first| u16::try_from(first.len()));
+    // With a length of 0 the kernel would send all payloads as one datagram.
+    let Some(Ok(length @ 1..)) = length else {
+        note_internal_error("a segmented send has no length");
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    };
     let segment = [ControlMessage::UdpGsoSegments(&length)];
     sendmsg::<()>(socket.as_raw_fd(), &payloads, &segment, MsgFlags::MSG_DONTWAIT, None)?;
     Ok(())
@@ -221,6 +227,8 @@ pub(super) fn send_each(socket: &Socket, run: &[&[u8]]) -> io::Result<usize> {
 
 #[cfg(test)]
 mod tests {
+    use nf_transport_core::internal_error::expecting_internal_errors;
+
     use super::*;
 
     #[test]
@@ -291,6 +299,14 @@ mod tests {
         assert_eq!(segments.fitting(&run), 1);
         assert_eq!(segments.unequal(&run), 2);
         assert_eq!(segments.fitting(&run[2..]), 4);
+    }
+
+    #[test]
+    fn payloads_without_a_length_are_not_merged() {
+        let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let socket = open_own(collector.local_addr().unwrap(), None).unwrap();
+        let (sent, errors) = expecting_internal_errors(|| send_as_one(&socket, &[b"", b"two"]));
+        assert_eq!((is_unfit(&sent.unwrap_err()), errors), (true, 1));
     }
 
     #[test]

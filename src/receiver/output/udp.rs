@@ -20,7 +20,7 @@ use crate::receiver::output::progress::DeliveryProgress;
 use crate::receiver::output::queue_guard::RUN_MAX;
 use crate::receiver::output::resolved::ResolvedCollector;
 use crate::receiver::output::share::Share;
-use crate::receiver::output::slices::front;
+use crate::receiver::output::slices::{front, rest};
 use crate::receiver::output::view::CollectorView;
 
 use crate::receiver::state::templates::TemplateLearner;
@@ -115,7 +115,7 @@ impl UdpOutput {
         let begin = progress.position;
         loop {
             let done = usize::try_from(progress.position.since(begin)).unwrap_or(usize::MAX);
-            let waiting = datagrams.get(done..).unwrap_or_default();
+            let waiting = rest(datagrams, done);
             let Some(first) = waiting.first() else { return };
             if !self.share.admits(first.exporter.ip()) {
                 progress.advance(front(waiting, same_exporter(first, waiting)), learner, None);

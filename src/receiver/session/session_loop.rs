@@ -133,7 +133,7 @@ impl Connection<'_> {
     /// Assigns the stream to the current run. By sending, the sender has accepted the stream state of
     /// WELCOME.
     fn adopt_run(&self, guard: &mut StreamGuard) {
-        if let Some(active) = guard.active.as_mut() {
+        if let Some(active) = guard.resumed() {
             active.run = self.run;
         }
     }
@@ -141,7 +141,7 @@ impl Connection<'_> {
     /// Redirects pending batches to the current collectors.
     fn follow_collectors(&mut self, guard: &mut StreamGuard) {
         let outputs = self.outputs.borrow_and_update();
-        if let Some(active) = guard.active.as_mut() {
+        if let Some(active) = guard.resumed() {
             active.delivery.change(&outputs);
         }
     }
@@ -170,9 +170,13 @@ impl Connection<'_> {
     /// Stores the settled position, acknowledges it, and requests more if there is room. Returns whether more
     /// may be received that could not before.
     fn settle(&mut self, guard: &mut StreamGuard) -> Result<bool, PositionsError> {
-        let Some(active) = guard.active.as_mut() else { return Ok(false) };
+        let StreamGuard { entry, active, .. } = guard;
+        let Some(active) = active.as_mut() else {
+            note_internal_error("a session without a stream settles it");
+            return Ok(false);
+        };
         let settled = active.delivery.settle();
-        guard.entry.note_settled(&settled);
+        entry.note_settled(&settled);
         let position = active.delivery.settled();
         if active.stored.get().is_none_or(|stored| stored < position) {
             active.stored.store(position, active.run)?;
@@ -193,20 +197,18 @@ impl Connection<'_> {
     }
 }
 
-/// Queues the next batch of the stream for delivery.
+/// Queues the next batch of the stream for delivery. Without a stream it is not acknowledged, so the sender
+/// keeps it.
 fn push(guard: &mut StreamGuard, pending: PendingBatch) {
-    match guard.active.as_mut() {
-        Some(active) => active.delivery.push(pending),
-        // The batch is not acknowledged, so the sender keeps it.
-        None => note_internal_error("received a batch before its stream had a delivery"),
+    if let Some(active) = guard.resumed() {
+        active.delivery.push(pending);
     }
 }
 
 /// Queues a resent batch for the collectors that lack it.
 fn push_resent(guard: &mut StreamGuard, pending: PendingBatch) {
-    match guard.active.as_mut() {
-        Some(active) => active.delivery.push_resent(pending),
-        None => note_internal_error("received a resent batch before its stream had a delivery"),
+    if let Some(active) = guard.resumed() {
+        active.delivery.push_resent(pending);
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
 use nf_transport_core::framing::Hello;
+use nf_transport_core::internal_error::note_internal_error;
 use nf_transport_core::sequence::{RunId, SenderId, StreamId};
 use tokio::sync::{OwnedMutexGuard, watch};
 
@@ -219,6 +220,15 @@ pub(crate) struct StreamGuard {
 }
 
 impl StreamGuard {
+    /// Returns the stream that the session has resumed.
+    #[track_caller]
+    pub(crate) fn resumed(&mut self) -> Option<&mut ActiveStream> {
+        if self.active.is_none() {
+            note_internal_error("a session has resumed no stream");
+        }
+        self.active.as_mut()
+    }
+
     /// Returns the reason why another connection claims the entry.
     pub(crate) fn superseded(&self) -> Superseded {
         self.holder.borrow().superseded(self.claim.stream)

@@ -329,7 +329,7 @@ fn read_slot(file: &File, stream: StreamId, offset: u64) -> io::Result<Slot> {
     let mut bytes = [0; SLOT_LEN];
     let mut filled = 0;
     while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, offset + u64::try_from(filled).unwrap_or_default())? {
+        match file.read_at(rest, offset + u64::try_from(filled).unwrap_or(u64::MAX))? {
             0 => break,
             read => filled += read,
         }
