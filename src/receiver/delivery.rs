@@ -18,7 +18,6 @@ mod pending_batch;
 pub(crate) mod unmatched;
 
 use core::future::poll_fn;
-use core::net::SocketAddr;
 use core::pin::Pin;
 use core::task::Poll;
 use std::collections::{HashMap, VecDeque};
@@ -32,7 +31,7 @@ use crate::receiver::delivery::lane::{CollectorCursor, Lane};
 pub(crate) use crate::receiver::delivery::memory::LaneMemory;
 use crate::receiver::delivery::memory::StreamMemory;
 pub(crate) use crate::receiver::delivery::pending_batch::{Loss, LossCause, PendingBatch, Settled};
-use crate::receiver::output::{DeliveryProgress, ExporterFilter, Output, Outputs};
+use crate::receiver::output::{DeliveryProgress, ExporterFilter, Output, OutputName, Outputs};
 
 /// Delivery of one stream to all collectors.
 #[derive(Debug)]
@@ -56,7 +55,7 @@ impl Delivery {
         position: Position,
         further: Option<Position>,
         outputs: &Outputs,
-        offsets: &HashMap<SocketAddr, Position>,
+        offsets: &HashMap<OutputName, Position>,
     ) -> Self {
         let (holding, skipping) = (Lane::default(), Lane::default());
         let memory = StreamMemory::of(outputs.lane_memory());
@@ -68,7 +67,7 @@ impl Delivery {
             leg.progress.position = leg.progress.position.max(further.unwrap_or_default());
         }
         for leg in delivery.cursors_mut() {
-            let more = offsets.get(&leg.output.address()).copied().unwrap_or_default();
+            let more = offsets.get(leg.output.name()).copied().unwrap_or_default();
             leg.progress.position = leg.progress.position.max(more);
         }
         delivery.resume(position);
@@ -153,14 +152,13 @@ impl Delivery {
             self.holding.cursors.drain(..).chain(self.skipping.cursors.drain(..)).collect();
         let hindmost = known.iter().min_by_key(|leg| leg.progress.position);
         let model = hindmost.map(|leg| leg.learner.clone());
-        let known: HashMap<SocketAddr, DeliveryProgress> =
-            known.into_iter().map(|leg| (leg.output.address(), leg.progress)).collect();
+        let known: HashMap<OutputName, DeliveryProgress> =
+            known.into_iter().map(|leg| (leg.output.name().clone(), leg.progress)).collect();
         let own: Vec<&Arc<Output>> = outputs.of_sender(&self.sender).collect();
-        let addresses: Vec<SocketAddr> = own.iter().map(|output| output.address()).collect();
-        let learners = outputs.templates().of_sender(&self.sender, addresses, model.as_deref());
+        let names: Vec<OutputName> = own.iter().map(|output| output.name().clone()).collect();
+        let learners = outputs.templates().of_sender(&self.sender, names, model.as_deref());
         for (output, learner) in own.into_iter().zip(learners) {
-            let progress =
-                known.get(&output.address()).cloned().unwrap_or_else(|| DeliveryProgress::at(begin));
+            let progress = known.get(output.name()).cloned().unwrap_or_else(|| DeliveryProgress::at(begin));
             let lane = match output.when_down() {
                 WhenDown::Hold => &mut self.holding,
                 WhenDown::Skip => &mut self.skipping,
@@ -178,7 +176,7 @@ impl Delivery {
 
     /// Moves collectors set to skip past datagrams that only the sender still has. They copy the templates of
     /// a collector that has reached that position.
-    fn skip_to_oldest(&mut self, known: &HashMap<SocketAddr, DeliveryProgress>) {
+    fn skip_to_oldest(&mut self, known: &HashMap<OutputName, DeliveryProgress>) {
         let oldest = self.skipping.settled();
         let further = self.skipping.cursors.iter().find(|leg| leg.progress.position >= oldest);
         let model = further.map(|leg| leg.learner.clone());
@@ -187,7 +185,7 @@ impl Delivery {
             if position >= oldest {
                 continue;
             }
-            if known.contains_key(&leg.output.address()) {
+            if known.contains_key(leg.output.name()) {
                 leg.output.count_skipped(oldest.since(position));
             }
             if let Some(model) = &model {
@@ -294,8 +292,8 @@ impl Delivery {
     }
 
     /// Iterates over the collectors and their positions.
-    pub(crate) fn progress(&self) -> impl Iterator<Item = (SocketAddr, Position)> {
-        self.cursors().map(|leg| (leg.output.address(), leg.progress.position))
+    pub(crate) fn progress(&self) -> impl Iterator<Item = (&OutputName, Position)> {
+        self.cursors().map(|leg| (leg.output.name(), leg.progress.position))
     }
 
     fn cursors(&self) -> impl Iterator<Item = &CollectorCursor> + Clone {

@@ -47,8 +47,8 @@ pub(crate) fn status(
 fn with_confused(shared: &Shared) -> Vec<CollectorStatus> {
     let outputs = shared.outputs();
     let mut found = collectors(&outputs);
-    for (status, address) in found.iter_mut().zip(outputs.addresses()) {
-        status.confused = shared.confusion.status(address);
+    for (status, output) in found.iter_mut().zip(outputs.iter()) {
+        status.confused = shared.confusion.status(output.name());
     }
     found
 }

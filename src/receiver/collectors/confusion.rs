@@ -17,7 +17,7 @@ use crate::config::{CollectorSettings, ReceiverSettings};
 use crate::host::locked;
 use crate::host::systemd::messages::receiver;
 use crate::limits::{CONFUSED_LOGGED, CONFUSED_SHOWN};
-use crate::receiver::output::{CollectorView, Outputs, SeenAt};
+use crate::receiver::output::{CollectorView, OutputName, Outputs, SeenAt};
 use crate::receiver::state::templates::{self, Templates};
 use crate::status::{ConfusedStatus, count_of};
 
@@ -127,18 +127,17 @@ pub(crate) fn of_last_run(settings: &ReceiverSettings) -> Vec<String> {
     let all: Vec<&CollectorSettings> = settings.collectors.iter().collect();
     let mut sentences = Vec::new();
     for collector in &settings.collectors {
-        let name = (collector.address.host(), collector.address.port());
+        let host = (collector.address.host(), collector.address.port());
         // A name that does not resolve is reported elsewhere.
-        let addresses: Vec<SocketAddr> = name.to_socket_addrs().into_iter().flatten().collect();
-        let seen =
-            kept.iter().filter(|(_, collectors, _)| collectors.iter().any(|at| addresses.contains(at)));
+        let Some(address) = host.to_socket_addrs().into_iter().flatten().next() else { continue };
+        let name = OutputName::from(&collector.address);
+        let seen = kept.iter().filter(|(_, collectors, _)| collectors.contains(&name));
         let rows: Vec<(String, Kept)> =
             seen.map(|(sender, _, kept)| (sender.clone(), kept.clone())).collect();
-        let Some(address) = addresses.first() else { continue };
-        let found = confused(&CollectorView::of(collector, &all, *address), &rows);
+        let found = confused(&CollectorView::of(collector, &all, address), &rows);
         sentences.extend(found.first().map(|first| {
             let pairs = count_of(u64::try_from(found.len()).unwrap_or(u64::MAX), "pair");
-            format!("in the templates of the last run, {pairs} of exporters: {}", first.sentence(*address))
+            format!("in the templates of the last run, {pairs} of exporters: {}", first.sentence(address))
         }));
     }
     sentences
@@ -151,9 +150,10 @@ pub(crate) struct Confusion(Mutex<ConfusionState>);
 #[derive(Debug, Default)]
 struct ConfusionState {
     looked: Option<Instant>,
-    found: HashMap<SocketAddr, Vec<ConfusedPair>>,
+    /// The address and the pairs of each collector.
+    found: HashMap<OutputName, (SocketAddr, Vec<ConfusedPair>)>,
     /// The collectors and pairs that are logged, with version and source id.
-    logged: HashSet<(SocketAddr, [Origin; 2], u16, u32)>,
+    logged: HashSet<(OutputName, [Origin; 2], u16, u32)>,
 }
 
 impl Confusion {
@@ -173,39 +173,39 @@ impl Confusion {
         let mut found = HashMap::new();
         for output in outputs.iter() {
             let (view, had) = (output.view(), output.served());
-            let rows = templates.delivered(view.address(), &had);
+            let rows = templates.delivered(output.name(), &had);
             let mut confused = confused(&view, &rows);
             confused.truncate(CONFUSED_SHOWN);
-            found.insert(view.address(), confused);
+            found.insert(output.name().clone(), (view.address(), confused));
         }
         let mut state = self.state();
         state.found = found;
         state.log();
     }
 
-    /// Returns the pairs of the collector at this address, for the status.
-    pub(crate) fn status(&self, collector: SocketAddr) -> Vec<ConfusedStatus> {
+    /// Returns the pairs of this collector, for the status.
+    pub(crate) fn status(&self, collector: &OutputName) -> Vec<ConfusedStatus> {
         let state = self.state();
-        let found = state.found.get(&collector).into_iter().flatten();
-        found.map(|confused| confused.status(collector)).collect()
+        let Some((address, confused)) = state.found.get(collector) else { return Vec::new() };
+        confused.iter().map(|confused| confused.status(*address)).collect()
     }
 }
 
 impl ConfusionState {
     /// Logs each pair once.
     fn log(&mut self) {
-        let all = self.found.iter().flat_map(|(collector, confused)| {
-            confused.iter().map(move |confused| (*collector, confused.clone()))
+        let all = self.found.iter().flat_map(|(name, (address, confused))| {
+            confused.iter().map(move |confused| {
+                let ConfusedPair { exporters, version, source_id, .. } = confused.clone();
+                ((name.clone(), exporters, version, source_id), *address, confused.clone())
+            })
         });
-        let key = |(collector, confused): &(SocketAddr, ConfusedPair)| {
-            (*collector, confused.exporters.clone(), confused.version, confused.source_id)
-        };
-        let new: Vec<_> = all.filter(|pair| !self.logged.contains(&key(pair))).take(LINES_AT_ONCE).collect();
-        for (collector, confused) in new {
+        let new: Vec<_> = all.filter(|(key, ..)| !self.logged.contains(key)).take(LINES_AT_ONCE).collect();
+        for (key, collector, confused) in new {
             if self.logged.len() >= CONFUSED_LOGGED {
                 return;
             }
-            self.logged.insert(key(&(collector, confused.clone())));
+            self.logged.insert(key);
             if self.logged.len() == CONFUSED_LOGGED {
                 tracing::warn!(
                     "{CONFUSED_LOGGED} pairs of exporters that collectors confuse are logged; further pairs \

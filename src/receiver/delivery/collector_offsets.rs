@@ -7,7 +7,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -15,6 +14,7 @@ use nf_transport_core::sequence::{Position, RunId, SenderId, StreamId};
 use serde::{Deserialize, Serialize};
 
 use crate::host::locked;
+use crate::receiver::output::OutputName;
 use crate::receiver::state::json_file;
 
 /// Offset of one collector in one stream.
@@ -22,7 +22,7 @@ use crate::receiver::state::json_file;
 pub(crate) struct CollectorOffset {
     pub(crate) sender: String,
     pub(crate) stream: String,
-    pub(crate) collector: SocketAddr,
+    pub(crate) collector: OutputName,
     /// The kernel accepted everything below for this collector.
     pub(crate) position: u64,
     /// Run of the sender that sent the last of it, in hexadecimal; empty if it is not known.
@@ -64,7 +64,7 @@ impl CollectorOffsets {
         &self,
         sender: &SenderId,
         stream: StreamId,
-    ) -> (HashMap<SocketAddr, Position>, Option<RunId>) {
+    ) -> (HashMap<OutputName, Position>, Option<RunId>) {
         let key = (sender.to_string(), stream.to_string());
         let taken = locked(&self.offsets).remove(&key).unwrap_or_default();
         let furthest = taken.iter().max_by_key(|progress| progress.position);
@@ -102,7 +102,7 @@ mod tests {
         CollectorOffset {
             sender,
             stream,
-            collector: collector.parse().unwrap(),
+            collector: collector.to_owned().into(),
             position,
             run: RUN.to_string(),
         }
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn stored_offsets_are_recovered_once() {
         let directory = tempfile::tempdir().unwrap();
-        let list = [progress("127.0.0.1:1", 5), progress("[::1]:2", 9)];
+        let list = [progress("127.0.0.1:1", 5), progress("[::1]:2", 9), progress("a.example.net:1", 7)];
         store(directory.path(), &list).unwrap();
         let offsets = CollectorOffsets::recover(directory.path());
         assert!(!file(directory.path()).exists());
@@ -119,8 +119,9 @@ mod tests {
         assert!(offsets.take(&"praha".parse().unwrap(), STREAM).0.is_empty());
         let (taken, run) = offsets.take(&brno, STREAM);
         assert_eq!(run, Some(RUN));
-        assert_eq!(taken[&"[::1]:2".parse().unwrap()], Position(9));
-        assert_eq!(taken.len(), 2);
+        assert_eq!(taken[&"[::1]:2".to_owned().into()], Position(9));
+        assert_eq!(taken[&"a.example.net:1".to_owned().into()], Position(7));
+        assert_eq!(taken.len(), 3);
         assert_eq!(offsets.take(&brno, STREAM), (HashMap::new(), None));
     }
 
@@ -147,7 +148,7 @@ mod tests {
             .unwrap();
         store(directory.path(), &[progress("127.0.0.1:1", 5)]).unwrap();
         let (taken, _) = CollectorOffsets::recover(directory.path()).take(&brno, STREAM);
-        assert_eq!(taken[&"127.0.0.1:1".parse().unwrap()], Position(9));
+        assert_eq!(taken[&"127.0.0.1:1".to_owned().into()], Position(9));
         assert_eq!(directory.path().read_dir().unwrap().count(), 0);
     }
 }

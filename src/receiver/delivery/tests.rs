@@ -16,6 +16,7 @@ use nf_transport_core::sequence::{Position, StreamId};
 use rand::{RngExt, SeedableRng};
 
 use super::*;
+use crate::config::CollectorSettings;
 use crate::receiver::output::ResolvedCollector;
 use crate::receiver::state::templates::test_sender;
 use crate::status::CollectorState;
@@ -177,7 +178,9 @@ async fn a_changed_set_of_collectors_repeats_nothing() {
     let outputs = Outputs::to(&[stays_at, absent]);
     let mut delivery = begun_within(batches(&payloads).remove(0), 10, &outputs);
     tokio::time::timeout(Duration::from_secs(5), delivery.run()).await.unwrap_err();
-    assert_eq!(delivery.progress().collect::<Vec<_>>(), [(stays_at, Position(50)), (absent, Position(10))]);
+    let names = [stays_at, absent].map(OutputName::from);
+    let expected = [(&names[0], Position(50)), (&names[1], Position(10))];
+    assert_eq!(delivery.progress().collect::<Vec<_>>(), expected);
 
     delivery
         .change(&outputs.changed_to(&[comes_at, stays_at].map(|address| ResolvedCollector::at(&address))));
@@ -187,6 +190,30 @@ async fn a_changed_set_of_collectors_repeats_nothing() {
     for (socket, count) in [(stays, 40), (comes, 40)] {
         assert_eq!(read_slowly(socket, count, count).join().unwrap(), payloads[10..]);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_collector_at_another_address_goes_on() {
+    let payloads = numbered(50, 200);
+    let [before, after] = ["127.0.0.1:0", "127.0.0.1:0"].map(collector);
+    let absent = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let settings = CollectorSettings::at(&"collector.example.net:9995");
+    let moving = |socket: &UdpSocket| ResolvedCollector {
+        settings: settings.clone(),
+        address: socket.local_addr().unwrap(),
+        late: None,
+    };
+    let both = |socket: &UdpSocket| [moving(socket), ResolvedCollector::at(&absent)];
+    let outputs = Outputs::to(&[]).changed_to(&both(&before));
+    let mut delivery = begun_within(batches(&payloads).remove(0), 10, &outputs);
+    tokio::time::timeout(Duration::from_secs(5), delivery.run()).await.unwrap_err();
+    let outputs = outputs.changed_to(&both(&after));
+    delivery.change(&outputs);
+    let name = OutputName::from(&settings.address);
+    assert!(delivery.progress().any(|progress| progress == (&name, Position(50))));
+    let moved = &outputs.figures()[0];
+    assert_eq!((moved.address, moved.counts.datagrams), (after.local_addr().unwrap(), 40));
+    assert_eq!(read_slowly(before, 40, 40).join().unwrap(), payloads[10..]);
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ mod exporter_filter;
 mod exporter_sockets;
 mod figures;
 mod lateness;
+mod name;
 mod outage_log;
 mod pace;
 pub(crate) mod passed_on;
@@ -37,6 +38,7 @@ use std::sync::Arc;
 pub(crate) use budget::SocketBudget;
 pub(crate) use exporter_filter::ExporterFilter;
 pub(crate) use figures::{CollectorFigures, LateFigures, OutputCounts};
+pub(crate) use name::OutputName;
 use nf_transport_core::datagram::Datagram;
 use nf_transport_core::sequence::SenderId;
 pub(crate) use passed_on::PassedOn;
@@ -60,8 +62,15 @@ pub(crate) enum Output {
 }
 
 impl Output {
-    /// Returns the address on which its collector listens.
-    pub(super) fn address(&self) -> SocketAddr {
+    /// Returns its name, which is unique among all outputs.
+    pub(crate) fn name(&self) -> &OutputName {
+        match self {
+            Self::Udp(output) => output.name(),
+        }
+    }
+
+    /// Returns the address on which its collector listens, for the log.
+    fn address(&self) -> SocketAddr {
         match self {
             Self::Udp(output) => output.address(),
         }
@@ -168,13 +177,13 @@ impl Outputs {
     }
 
     /// Returns outputs to `collectors`; call it inside a tokio runtime. Outputs whose settings are unchanged
-    /// are kept. Others are opened; those at a known address keep its counts. Never waits for a collector.
+    /// are kept. Others are opened; those with a known name keep its counts. Never waits for a collector.
     pub(crate) fn changed_to(&self, collectors: &[ResolvedCollector]) -> Self {
         let wanted = without_duplicates(collectors);
         let all: Vec<&CollectorSettings> = wanted.iter().map(|collector| &collector.settings).collect();
         let mut outputs: Vec<Arc<Output>> = Vec::new();
         for resolved in &wanted {
-            let before = self.collectors.iter().find(|output| output.address() == resolved.address);
+            let before = self.collectors.iter().find(|output| *output.name() == resolved.name());
             let Some(Output::Udp(udp)) = before.map(Arc::as_ref) else {
                 outputs.push(self.open(resolved, &all, None));
                 continue;
@@ -194,7 +203,7 @@ impl Outputs {
         all: &[&CollectorSettings],
         before: Option<&UdpOutput>,
     ) -> Arc<Output> {
-        let passed_on = before.is_none().then(|| self.templates.take_passed_on(resolved.address)).flatten();
+        let passed_on = before.is_none().then(|| self.templates.take_passed_on(&resolved.name())).flatten();
         Arc::new(Output::Udp(UdpOutput::open(resolved, all, &self.sockets, before, passed_on.as_ref())))
     }
 
@@ -237,8 +246,8 @@ impl Outputs {
     }
 
     /// Iterates over the collectors and the state of each that the next run needs.
-    pub(crate) fn passed_on(&self) -> impl Iterator<Item = (SocketAddr, PassedOn)> {
-        self.collectors.iter().map(|output| (output.address(), output.passed_on()))
+    pub(crate) fn passed_on(&self) -> impl Iterator<Item = (OutputName, PassedOn)> {
+        self.collectors.iter().map(|output| (output.name().clone(), output.passed_on()))
     }
 
     /// Returns the figures of all collectors, in the order of the configuration.

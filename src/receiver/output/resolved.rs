@@ -3,6 +3,7 @@
 use core::net::SocketAddr;
 
 use crate::config::CollectorSettings;
+use crate::receiver::output::name::OutputName;
 
 /// A collector of the settings, with the addresses to which its names resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +16,11 @@ pub(crate) struct ResolvedCollector {
 }
 
 impl ResolvedCollector {
+    /// Returns the name of the output to it.
+    pub(crate) fn name(&self) -> OutputName {
+        (&self.settings.address).into()
+    }
+
     /// Returns whether both have the same main address.
     pub(in crate::receiver) fn has_same_address(&self, other: &Self) -> bool {
         without_v4_mapping(self.address) == without_v4_mapping(other.address)

@@ -56,7 +56,11 @@ fn of_exporter(number: u8, payload: &[u8]) -> Datagram<'_> {
 }
 
 async fn deliver(outputs: &Outputs, datagrams: &[Datagram<'_>]) {
-    let learners = outputs.templates().of_sender(&test_sender(), outputs.addresses(), None);
+    let learners = outputs.templates().of_sender(
+        &test_sender(),
+        outputs.iter().map(|output| output.name().clone()),
+        None,
+    );
     for (output, learner) in outputs.iter().zip(learners) {
         output.deliver(datagrams, &mut DeliveryProgress::at(Position(0)), &learner).await;
     }

@@ -15,6 +15,7 @@ use crate::receiver::output::budget::SocketBudget;
 use crate::receiver::output::destination::{Destination, ExporterRun};
 use crate::receiver::output::figures::{CollectorFigures, LateFigures};
 use crate::receiver::output::lateness::went_back;
+use crate::receiver::output::name::OutputName;
 use crate::receiver::output::passed_on::PassedOn;
 use crate::receiver::output::progress::DeliveryProgress;
 use crate::receiver::output::queue_guard::RUN_MAX;
@@ -34,6 +35,7 @@ const PACED: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct UdpOutput {
+    name: OutputName,
     resolved: ResolvedCollector,
     share: Share,
     main: Arc<Destination>,
@@ -44,7 +46,7 @@ pub(crate) struct UdpOutput {
 
 impl UdpOutput {
     /// Opens an output to the collector `resolved`, one of `all`, inside a tokio runtime. It keeps the counts
-    /// of `before`, the output at the same address, and its sockets unless the settings need others.
+    /// of `before`, the output of the same name, and its sockets unless the settings need others.
     pub(super) fn open(
         resolved: &ResolvedCollector,
         all: &[&CollectorSettings],
@@ -68,12 +70,23 @@ impl UdpOutput {
         let late = settings.late.as_ref().zip(resolved.late);
         let late = late.map(|(late, address)| (late.after, open(address, late_before, None)));
         let share = Share::of(settings, all);
-        Self { resolved: resolved.clone(), share, main, late, paced_until: Mutex::default() }
+        Self {
+            name: resolved.name(),
+            resolved: resolved.clone(),
+            share,
+            main,
+            late,
+            paced_until: Mutex::default(),
+        }
     }
 
     /// Returns whether it fits `resolved`, one of `all`.
     pub(super) fn matches(&self, resolved: &ResolvedCollector, all: &[&CollectorSettings]) -> bool {
         self.resolved == *resolved && self.share == Share::of(&resolved.settings, all)
+    }
+
+    pub(super) fn name(&self) -> &OutputName {
+        &self.name
     }
 
     /// Returns the address on which the collector listens.

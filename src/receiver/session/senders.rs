@@ -142,7 +142,7 @@ impl Senders {
             offsets.extend(beyond.map(|(collector, position)| CollectorOffset {
                 sender: id.to_string(),
                 stream: current.stream.to_string(),
-                collector,
+                collector: collector.clone(),
                 position: position.0,
                 run: current.run.to_string(),
             }));

@@ -13,7 +13,7 @@ mod usage;
 use core::time::Duration;
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -23,7 +23,7 @@ use nf_transport_core::sequence::SenderId;
 
 use crate::host::locked;
 use crate::limits::SENDER_ENTRIES_MAX;
-use crate::receiver::output::PassedOn;
+use crate::receiver::output::{OutputName, PassedOn};
 use crate::receiver::state::templates::dirty_file::DirtyFile;
 use crate::receiver::state::templates::learner::LearnerOwner;
 pub(crate) use crate::receiver::state::templates::learner::TemplateLearner;
@@ -51,12 +51,12 @@ pub(crate) struct Templates {
     on_disk: DirtyFile,
     options_on_disk: DirtyFile,
     /// State handed over by the last run, of collectors without an output so far.
-    passed_on: Mutex<HashMap<SocketAddr, PassedOn>>,
+    passed_on: Mutex<HashMap<OutputName, PassedOn>>,
 }
 
 /// Returns the templates that a run of nf-receiver stored in the state directory, with the sender of each and
 /// the collectors that have seen them. Empty if they cannot be read. Changes nothing.
-pub(crate) fn kept_in(state_directory: &Path) -> Vec<(String, Vec<SocketAddr>, Kept)> {
+pub(crate) fn kept_in(state_directory: &Path) -> Vec<(String, Vec<OutputName>, Kept)> {
     let rows = file::look(state_directory, TEMPLATES_FILE);
     rows.into_iter().map(|row| (row.sender, row.collectors, row.kept)).collect()
 }
@@ -78,7 +78,7 @@ impl Templates {
 
     fn restore_passed_on(self: &Arc<Self>, state_directory: &Path) {
         let mut learners = self.learners();
-        let learner = |sender: &SenderId, collector| {
+        let learner = |sender: &SenderId, collector: &OutputName| {
             self.find_or_add(learners.entry(sender.clone()).or_default(), sender, collector).0
         };
         let passed_on = passed_on::read(state_directory, learner);
@@ -91,7 +91,7 @@ impl Templates {
             let Ok(sender) = row.sender.parse::<SenderId>() else { continue };
             let of_sender = learners.entry(sender.clone()).or_default();
             for collector in &row.collectors {
-                let learner = self.find_or_add(of_sender, &sender, *collector).0;
+                let learner = self.find_or_add(of_sender, &sender, collector).0;
                 learner.change(|memory| restore(memory, &row.kept));
             }
         }
@@ -102,7 +102,7 @@ impl Templates {
     pub(crate) fn of_sender(
         self: &Arc<Self>,
         sender: &SenderId,
-        collectors: impl IntoIterator<Item = SocketAddr>,
+        collectors: impl IntoIterator<Item = OutputName>,
         model: Option<&TemplateLearner>,
     ) -> Vec<Arc<TemplateLearner>> {
         let mut all = self.learners();
@@ -114,7 +114,7 @@ impl Templates {
         let model = model.or(fullest.as_deref());
         let mut wanted = Vec::new();
         for collector in collectors {
-            let (learner, is_new) = self.find_or_add(known, sender, collector);
+            let (learner, is_new) = self.find_or_add(known, sender, &collector);
             if let Some(model) = model.filter(|_| is_new) {
                 learner.copy(model);
             }
@@ -130,13 +130,13 @@ impl Templates {
         self: &Arc<Self>,
         known: &mut Vec<Arc<TemplateLearner>>,
         sender: &SenderId,
-        collector: SocketAddr,
+        collector: &OutputName,
     ) -> (Arc<TemplateLearner>, bool) {
         if let Some(learner) = known.iter().find(|learner| learner.collector() == collector) {
             return (learner.clone(), false);
         }
         let owner: Weak<Self> = Arc::downgrade(self);
-        let new = Arc::new(TemplateLearner::new(sender.clone(), collector, owner));
+        let new = Arc::new(TemplateLearner::new(sender.clone(), collector.clone(), owner));
         known.push(new.clone());
         (new, true)
     }
@@ -176,34 +176,35 @@ impl Templates {
     fn rows(
         &self,
         kept: impl Fn(&TemplateMemory) -> Vec<Kept>,
-    ) -> impl Iterator<Item = (String, SocketAddr, Kept)> {
+    ) -> impl Iterator<Item = (String, OutputName, Kept)> {
         let learners: Vec<_> = self.learners().values().flatten().cloned().collect();
         learners.into_iter().flat_map(move |learner| {
             let rows = kept(&learner.memory());
-            rows.into_iter().map(move |kept| (learner.sender().to_string(), learner.collector(), kept))
+            rows.into_iter()
+                .map(move |kept| (learner.sender().to_string(), learner.collector().clone(), kept))
         })
     }
 
-    /// Takes the state that the last run handed over for the collector at this address. Returns it only once.
-    pub(in crate::receiver) fn take_passed_on(&self, collector: SocketAddr) -> Option<PassedOn> {
-        locked(&self.passed_on).remove(&collector)
+    /// Takes the state that the last run handed over for this collector. Returns it only once.
+    pub(in crate::receiver) fn take_passed_on(&self, collector: &OutputName) -> Option<PassedOn> {
+        locked(&self.passed_on).remove(collector)
     }
 
     /// Stores, at an orderly stop, the state of these collectors for the next run.
     pub(crate) fn pass_on(
         &self,
         state_directory: &Path,
-        collectors: impl Iterator<Item = (SocketAddr, PassedOn)>,
+        collectors: impl Iterator<Item = (OutputName, PassedOn)>,
     ) -> io::Result<()> {
         let learners: Vec<_> = self.learners().values().flatten().cloned().collect();
         passed_on::write(state_directory, collectors, &learners)
     }
 
-    /// Returns the templates that the collector at this address has seen of exporters in `had`, with the ids
-    /// of the senders. `had` lists the exporters whose datagrams it got, each with the number of its sender.
+    /// Returns the templates that this collector has seen of exporters in `had`, with the ids of the senders.
+    /// `had` lists the exporters whose datagrams it got, each with the number of its sender.
     pub(crate) fn delivered(
         &self,
-        collector: SocketAddr,
+        collector: &OutputName,
         had: &HashSet<(u64, IpAddr)>,
     ) -> Vec<(String, Kept)> {
         let learners: Vec<_> = self.learners().values().flatten().cloned().collect();
@@ -255,7 +256,7 @@ impl LearnerOwner for Templates {
 impl Templates {
     /// A learner of a sender that has seen `datagrams`, on their way to a collector.
     pub(crate) fn learned(
-        collector: SocketAddr,
+        collector: OutputName,
         datagrams: &[nf_transport_core::datagram::Datagram<'_>],
     ) -> (Arc<Self>, Arc<TemplateLearner>) {
         let templates = Arc::<Self>::default();

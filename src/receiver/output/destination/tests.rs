@@ -42,7 +42,7 @@ impl Tested {
     fn open(settings: &CollectorSettings, each: usize, known: &[Datagram<'_>]) -> Self {
         let address = settings.address.to_string().parse().unwrap();
         let destination = Destination::open(address, settings, &sockets(each), None);
-        let (templates, learner) = Templates::learned(address, known);
+        let (templates, learner) = Templates::learned(address.into(), known);
         Self { destination, learner, _templates: templates }
     }
 

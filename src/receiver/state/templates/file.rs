@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use nf_transport_core::internal_error::note_internal_error;
@@ -14,13 +13,14 @@ use nf_transport_core::netflow::Kept;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
+use crate::receiver::output::OutputName;
 use crate::receiver::state::json_file::{self, StateFile};
 
 /// Definitions of one exporter that some collectors of one sender have seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct TemplateRow {
     pub(super) sender: String,
-    pub(super) collectors: Vec<SocketAddr>,
+    pub(super) collectors: Vec<OutputName>,
     #[serde(flatten)]
     pub(super) kept: Kept,
 }
@@ -82,7 +82,7 @@ pub(super) fn look(state_directory: &Path, name: &str) -> Vec<TemplateRow> {
 pub(super) fn write(
     state_directory: &Path,
     name: &str,
-    rows: impl Iterator<Item = (String, SocketAddr, Kept)>,
+    rows: impl Iterator<Item = (String, OutputName, Kept)>,
 ) -> io::Result<()> {
     let mut places: HashMap<(String, Kept), usize> = HashMap::new();
     let mut exporters: Vec<TemplateRow> = Vec::new();

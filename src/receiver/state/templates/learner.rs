@@ -1,7 +1,6 @@
 //! The templates that one collector has seen of the exporters of one sender.
 
 use core::fmt;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Instant;
 
@@ -11,6 +10,7 @@ use nf_transport_core::sequence::SenderId;
 
 use crate::host::locked;
 use crate::receiver::numbers::next_number;
+use crate::receiver::output::OutputName;
 use crate::receiver::state::templates::usage::{MemoryKind, MemoryUsage};
 
 /// Learns templates and options data as datagrams of one sender are sent to one collector, or skipped for it.
@@ -18,7 +18,7 @@ use crate::receiver::state::templates::usage::{MemoryKind, MemoryUsage};
 /// collectors.
 pub(crate) struct TemplateLearner {
     sender: SenderId,
-    collector: SocketAddr,
+    collector: OutputName,
     /// Unique among the senders at the collector's sockets.
     number: u64,
     memory: Mutex<TemplateMemory>,
@@ -27,7 +27,7 @@ pub(crate) struct TemplateLearner {
 }
 
 impl TemplateLearner {
-    pub(super) fn new(sender: SenderId, collector: SocketAddr, templates: Weak<dyn LearnerOwner>) -> Self {
+    pub(super) fn new(sender: SenderId, collector: OutputName, templates: Weak<dyn LearnerOwner>) -> Self {
         Self {
             sender,
             collector,
@@ -47,8 +47,8 @@ impl TemplateLearner {
         Arc::strong_count(self) > 1 || MemoryKind::ALL.into_iter().any(|kind| self.bytes(kind) > 0)
     }
 
-    pub(super) fn collector(&self) -> SocketAddr {
-        self.collector
+    pub(super) fn collector(&self) -> &OutputName {
+        &self.collector
     }
 
     /// Unique among the senders at the collector's sockets.

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::boot_clock;
 use crate::receiver::numbers::next_number;
-use crate::receiver::output::PassedOn;
+use crate::receiver::output::{OutputName, PassedOn};
 use crate::receiver::state::json_file;
 use crate::receiver::state::templates::learner::TemplateLearner;
 
@@ -38,7 +38,7 @@ struct CollectorsFile {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StoredCollector {
-    collector: SocketAddr,
+    collector: OutputName,
     /// Cookie of its socket, if it is on this machine.
     socket: Option<u64>,
     exporters: Vec<StoredExporter>,
@@ -67,18 +67,18 @@ fn path_of(state_directory: &Path) -> PathBuf {
 /// Writes the file.
 pub(super) fn write(
     state_directory: &Path,
-    collectors: impl Iterator<Item = (SocketAddr, PassedOn)>,
+    collectors: impl Iterator<Item = (OutputName, PassedOn)>,
     learners: &[Arc<TemplateLearner>],
 ) -> io::Result<()> {
     let collectors = collectors.map(|(collector, passed_on)| {
-        let own: Vec<_> = learners.iter().filter(|learner| learner.collector() == collector).collect();
+        let own: Vec<_> = learners.iter().filter(|learner| *learner.collector() == collector).collect();
         stored(collector, passed_on, &own)
     });
     let content = CollectorsFile { boot: boot_clock().boot.0, collectors: collectors.collect() };
     json_file::write(&path_of(state_directory), &content)
 }
 
-fn stored(collector: SocketAddr, passed_on: PassedOn, learners: &[&Arc<TemplateLearner>]) -> StoredCollector {
+fn stored(collector: OutputName, passed_on: PassedOn, learners: &[&Arc<TemplateLearner>]) -> StoredCollector {
     let PassedOn { generation, socket, exporters } = passed_on;
     let by_number = |number| learners.iter().find(|learner| learner.number() == number);
     let exporters = exporters.into_iter().filter_map(|(number, exporter, seen_as)| {
@@ -101,8 +101,8 @@ fn stored(collector: SocketAddr, passed_on: PassedOn, learners: &[&Arc<TemplateL
 /// Reads and removes the file. `learner` finds or adds the learner of a sender at a collector.
 pub(super) fn read(
     state_directory: &Path,
-    mut learner: impl FnMut(&SenderId, SocketAddr) -> Arc<TemplateLearner>,
-) -> HashMap<SocketAddr, PassedOn> {
+    mut learner: impl FnMut(&SenderId, &OutputName) -> Arc<TemplateLearner>,
+) -> HashMap<OutputName, PassedOn> {
     let path = path_of(state_directory);
     match json_file::take::<CollectorsFile>(&path) {
         Ok(None) => HashMap::new(),
@@ -125,10 +125,10 @@ pub(super) fn read(
 fn restored(
     stored: StoredCollector,
     is_same_boot: bool,
-    learner: &mut impl FnMut(&SenderId, SocketAddr) -> Arc<TemplateLearner>,
-) -> (SocketAddr, PassedOn) {
+    learner: &mut impl FnMut(&SenderId, &OutputName) -> Arc<TemplateLearner>,
+) -> (OutputName, PassedOn) {
     let collector = stored.collector;
-    let mut of = |sender: &str| sender.parse().ok().map(|sender: SenderId| learner(&sender, collector));
+    let mut of = |sender: &str| sender.parse().ok().map(|sender: SenderId| learner(&sender, &collector));
     // The number of the socket is higher than the generation, like that of a socket opened in that
     // generation.
     let generation = next_number();
@@ -143,5 +143,6 @@ fn restored(
         let number = of(&row.sender)?.number();
         Some((number, row.exporter, row.seen_as))
     });
-    (collector, PassedOn { generation, socket, exporters: exporters.collect() })
+    let exporters = exporters.collect();
+    (collector, PassedOn { generation, socket, exporters })
 }

@@ -13,8 +13,8 @@ fn of_exporter(payload: &[u8]) -> Datagram<'_> {
     Datagram { exporter, local: exporter, arrival: Timestamp(0), payload }
 }
 
-fn collector(port: u16) -> SocketAddr {
-    ([127, 0, 0, 1], port).into()
+fn collector(port: u16) -> OutputName {
+    format!("127.0.0.1:{port}").into()
 }
 
 /// The repeats that the learner's collector needs before flows of the exporter.
