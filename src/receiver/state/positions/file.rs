@@ -57,50 +57,6 @@ struct PositionFileState {
     users: usize,
 }
 
-/// The use of a stream by one session, until dropped.
-#[derive(Debug)]
-pub(crate) struct StreamInUse {
-    position: Arc<StreamPosition>,
-    begun: SystemTime,
-}
-
-impl StreamInUse {
-    /// Uses `stream`, which began at `begun`. Opens its file if needed.
-    pub(super) fn of(stream: Arc<StreamPosition>, begun: SystemTime) -> Result<Self, PositionsError> {
-        let mut state = stream.state();
-        stream.file(&mut state)?;
-        state.users += 1;
-        drop(state);
-        Ok(Self { position: stream, begun })
-    }
-
-    /// Returns the stream, which may outlive its use.
-    pub(crate) fn position(&self) -> &Arc<StreamPosition> {
-        &self.position
-    }
-
-    /// Returns the time at which the stream began.
-    pub(crate) fn begun(&self) -> SystemTime {
-        self.begun
-    }
-}
-
-impl core::ops::Deref for StreamInUse {
-    type Target = StreamPosition;
-
-    fn deref(&self) -> &StreamPosition {
-        &self.position
-    }
-}
-
-impl Drop for StreamInUse {
-    fn drop(&mut self) {
-        let mut state = self.position.state();
-        state.users -= 1;
-        state.close_if_unused();
-    }
-}
-
 impl StreamPosition {
     /// Opens or creates the file at `path`, and sets its modification time to `seen`. A damaged one is set
     /// aside. A file without the time at which the stream began gets `begun`. Returns `true` if the directory
@@ -135,6 +91,21 @@ impl StreamPosition {
             ..PositionFileState::of(slots, seen, file)
         });
         Ok((Self { path, stream, state }, lost || is_made))
+    }
+
+    /// Keeps the file open for one more session.
+    pub(super) fn begin_use(&self) -> Result<(), PositionsError> {
+        let mut state = self.state();
+        self.file(&mut state)?;
+        state.users += 1;
+        Ok(())
+    }
+
+    /// Ends the use by one session. After the last one the file is closed.
+    pub(super) fn end_use(&self) {
+        let mut state = self.state();
+        state.users -= 1;
+        state.close_if_unused();
     }
 
     /// Returns the position after the last datagram delivered; `None` if the stream is not known.

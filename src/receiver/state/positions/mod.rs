@@ -44,6 +44,7 @@ mod index;
 mod last_seen;
 mod new_streams;
 mod slot;
+mod stream_in_use;
 mod stream_name;
 
 use std::collections::HashMap;
@@ -53,13 +54,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Instant, SystemTime};
 
 pub(crate) use error::PositionsError;
-pub(crate) use file::{StreamInUse, StreamPosition};
+pub(crate) use file::StreamPosition;
 use folder::Folder;
 use index::StreamIndex;
 use last_seen::LastSeen;
 use new_streams::NewStreams;
 pub(crate) use new_streams::StreamOwner;
 use nf_transport_core::sequence::{SenderId, StreamId};
+pub(crate) use stream_in_use::StreamInUse;
 use stream_name::StreamName;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
