@@ -8,6 +8,7 @@
 //! supersedes the session only if its stream was known first. Several senders may have the same id, and none
 //! of them can end the session of one that was there first.
 
+mod active_stream;
 mod counters;
 mod entry;
 mod holder;
@@ -17,8 +18,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Instant, SystemTime};
 
+pub(crate) use active_stream::ActiveStream;
 pub(crate) use counters::Counters;
-pub(crate) use entry::{ActiveStream, StreamGuard};
+pub(crate) use entry::StreamGuard;
 pub(crate) use holder::Superseded;
 use nf_transport_core::datagram::BootTime;
 use nf_transport_core::prefixes::Prefixes;

@@ -7,16 +7,16 @@ use std::time::SystemTime;
 
 use nf_transport_core::framing::Hello;
 use nf_transport_core::internal_error::note_internal_error;
-use nf_transport_core::sequence::{RunId, SenderId, StreamId};
+use nf_transport_core::sequence::{SenderId, StreamId};
 use tokio::sync::{OwnedMutexGuard, watch};
 
 use crate::host::locked;
+use crate::receiver::delivery::Settled;
 use crate::receiver::delivery::unmatched::Unmatched;
-use crate::receiver::delivery::{Delivery, Settled};
 use crate::receiver::session::sender_log::SenderLog;
+use crate::receiver::session::senders::active_stream::ActiveStream;
 use crate::receiver::session::senders::counters::Counters;
 use crate::receiver::session::senders::holder::{Holder, Superseded};
-use crate::receiver::state::positions::{StreamInUse, StreamPosition};
 use crate::status::PeerState;
 
 /// The entry of one sender.
@@ -162,25 +162,6 @@ pub(super) struct ConnectionView {
     pub(super) rival: Option<SocketAddr>,
     /// Reason for the end of the last session; `None` during a session.
     pub(super) ended: Option<String>,
-}
-
-/// The current stream of a sender, and its delivery.
-#[derive(Debug)]
-pub(crate) struct ActiveStream {
-    pub(crate) stream: StreamId,
-    pub(crate) stored: Arc<StreamPosition>,
-    /// The use of `stored` by the session; `None` between sessions.
-    pub(crate) in_use: Option<StreamInUse>,
-    pub(crate) delivery: Delivery,
-    /// The run that sent the latest received datagrams.
-    pub(crate) run: RunId,
-}
-
-impl ActiveStream {
-    /// Returns whether the stored position describes the complete state.
-    pub(super) fn is_settled(&self) -> bool {
-        self.delivery.is_even() && self.stored.get().unwrap_or_default() == self.delivery.position()
-    }
 }
 
 /// The claim of one connection to an entry, until dropped.
