@@ -8,6 +8,7 @@
 mod figures;
 mod obstacle;
 mod refresh;
+mod run;
 mod send;
 mod send_state;
 
@@ -17,8 +18,6 @@ use core::time::Duration;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use nf_transport_core::datagram::Datagram;
-use nf_transport_core::netflow::Recipient;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config::{CollectorSettings, Limit, SourceAddress, WhenDown};
@@ -28,7 +27,8 @@ use crate::receiver::numbers::next_number;
 use crate::receiver::output::budget::SocketBudget;
 use crate::receiver::output::destination::figures::DestinationFigures;
 use crate::receiver::output::destination::obstacle::Obstacle;
-use crate::receiver::output::destination::send::SentRun;
+use crate::receiver::output::destination::run::SentRun;
+pub(super) use crate::receiver::output::destination::run::{ExporterRun, RunOutcome};
 use crate::receiver::output::destination::send_state::SendState;
 use crate::receiver::output::down_reason::DownReason;
 use crate::receiver::output::figures::OutputCounts;
@@ -41,7 +41,6 @@ use crate::receiver::output::refusals::{RETRY_FOR, RefusalVerdict, Refusals};
 use crate::receiver::output::socket;
 use crate::receiver::output::source_sockets::SourceSockets;
 use crate::receiver::output::system_error::SystemError;
-use crate::receiver::state::templates::TemplateLearner;
 use crate::status::CollectorState;
 
 /// Pause before the next attempt while the collector's queue is full.
@@ -52,29 +51,6 @@ const DOWN_PAUSE: Duration = Duration::from_millis(100);
 
 /// A task that waits retries within this time. If none has retried for so long, no datagram is held any more.
 const HELD_EXPIRES: Duration = Duration::from_secs(1);
-
-/// Result of delivering the front of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct RunOutcome {
-    /// Datagrams completed from the front of the run.
-    pub(super) count: usize,
-    /// Recipient of these datagrams; `None` if they were skipped.
-    pub(super) recipient: Option<Recipient>,
-}
-
-/// Datagrams of one exporter for one destination.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ExporterRun<'a> {
-    pub(super) first: &'a Datagram<'a>,
-    /// All of them, from `first` on.
-    pub(super) datagrams: &'a [Datagram<'a>],
-    /// Whether they arrived at the sender at least `LATE` ago.
-    pub(super) is_late: bool,
-    /// Index of the destination among the collector's addresses.
-    pub(super) place: usize,
-    /// Templates that the collector has seen of their sender's exporters.
-    pub(super) learner: &'a TemplateLearner,
-}
 
 /// A UDP address.
 #[derive(Debug)]

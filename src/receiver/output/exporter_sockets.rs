@@ -12,7 +12,7 @@ use socket2::Socket;
 use tokio::time::Instant;
 
 use crate::limits::PORT_IDLE;
-use crate::receiver::output::socket::Segments;
+use crate::receiver::output::segments::Segments;
 
 /// Stands for all ports of an address that have no socket of their own.
 const SHARED: u16 = 0;

@@ -22,6 +22,7 @@ mod reachability;
 mod refusals;
 pub(crate) mod resolved;
 mod route;
+mod segments;
 mod share;
 mod slices;
 mod socket;

@@ -11,7 +11,7 @@ use std::net::UdpSocket;
 use std::time::Instant;
 
 use crate::receiver::output::resolved::without_v4_mapping;
-use crate::receiver::output::{route, socket};
+use crate::receiver::output::{route, segments, socket};
 
 /// Time that a test datagram may take within one machine.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -78,7 +78,7 @@ fn attempt(collector: SocketAddr) -> Result<(), ProbeOutcome> {
     let sent_as = outlet.local_addr().map_err(ProbeOutcome::NotTried)?.as_socket().unwrap_or(exporter);
     for length in [SHORT, LONG] {
         let payload = payload(length).map_err(ProbeOutcome::NotTried)?;
-        socket::send_each(&outlet, &[&payload]).map_err(refused)?;
+        segments::send_each(&outlet, &[&payload]).map_err(refused)?;
         match arrived(&inbox, &payload).map_err(ProbeOutcome::NotTried)? {
             None if length == SHORT => return Err(ProbeOutcome::Lost(exporter.ip())),
             None => return Err(ProbeOutcome::LongLost(exporter.ip(), length)),

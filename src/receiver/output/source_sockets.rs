@@ -23,7 +23,8 @@ use crate::receiver::numbers::next_number;
 use crate::receiver::output::budget::{SocketBudget, SocketShare};
 use crate::receiver::output::exporter_sockets::{ExporterSockets, SeenSource, SourceSocket};
 use crate::receiver::output::reachability::PROBE_WAIT;
-use crate::receiver::output::socket::{self, Segments};
+use crate::receiver::output::segments::Segments;
+use crate::receiver::output::socket;
 
 /// Time after its last use for which a socket is checked for ICMP errors.
 const ANSWERS_WITHIN: Duration = PROBE_WAIT.saturating_add(Duration::from_secs(1));

@@ -4,26 +4,18 @@ use nf_transport_core::netflow::{Recipient, Repeats};
 use tokio::time::Instant;
 
 use crate::config::{SourceAddress, WhenDown};
+use crate::receiver::output::destination::Destination;
 use crate::receiver::output::destination::obstacle::{Obstacle, may_be_left_behind, unopened};
+use crate::receiver::output::destination::run::{ExporterRun, SentRun};
 use crate::receiver::output::destination::send_state::SendState;
-use crate::receiver::output::destination::{Destination, ExporterRun};
 use crate::receiver::output::down_reason::DownReason;
 use crate::receiver::output::exporter_sockets::SourceSocket;
 use crate::receiver::output::queue_guard::{Budget, QueueGuard, RUN_MAX};
 use crate::receiver::output::reachability::SendPermit;
+use crate::receiver::output::segments::{self, SendOutcome};
 use crate::receiver::output::slices::front;
-use crate::receiver::output::socket::{self, SendOutcome};
+use crate::receiver::output::socket;
 use crate::receiver::output::source_sockets::is_unreachable;
-use crate::receiver::output::system_error::SystemError;
-
-/// Datagrams from the front of a run that were sent.
-#[derive(Debug)]
-pub(super) enum SentRun {
-    /// This many, at least one, arrive at this recipient, as far as the kernel knows.
-    Accepted(usize, Recipient),
-    /// One was sent to a collector that is down for this reason. Whether it arrived is known later.
-    AsProbe(SystemError),
-}
 
 impl Destination {
     /// Sends as many datagrams of the run as possible in one call. Never waits.
@@ -148,7 +140,7 @@ impl Destination {
             return Err(Obstacle::Changed);
         }
         sending.queue.note_sending();
-        let mut attempt = || socket::send(socket, payloads, segments);
+        let mut attempt = || segments::send(socket, payloads, segments);
         let is_watching = sending.queue.is_watching();
         let outcome = attempt()
             .or_else(|error| if may_be_left_behind(&error, is_watching) { attempt() } else { Err(error) });

@@ -5,11 +5,12 @@ mod unsendable;
 use core::num::NonZeroUsize;
 use std::io;
 
-use nf_transport_core::datagram::Timestamp;
+use nf_transport_core::datagram::{Datagram, Timestamp};
+use nf_transport_core::netflow::Recipient;
 
 use super::*;
 use crate::receiver::output::destination::obstacle::may_be_left_behind;
-use crate::receiver::state::templates::Templates;
+use crate::receiver::state::templates::{TemplateLearner, Templates};
 
 fn datagrams<'a>(payloads: &[&'a [u8]]) -> Vec<Datagram<'a>> {
     let address = "192.0.2.1:2055".parse().unwrap();

@@ -4,6 +4,7 @@ use std::net::UdpSocket;
 
 use super::*;
 use crate::limits::PORT_IDLE;
+use crate::receiver::output::segments;
 
 /// The numbers of two senders.
 const SENDER: u64 = 1;
@@ -26,7 +27,7 @@ fn seen_of(
     exporter: SocketAddr,
 ) -> SocketAddr {
     let leaving = sources.socket(sender, exporter).unwrap();
-    assert_eq!(socket::send(&leaving.socket, &[b"x"], &mut leaving.segments).unwrap().accepted, 1);
+    assert_eq!(segments::send(&leaving.socket, &[b"x"], &mut leaving.segments).unwrap().accepted, 1);
     collector.recv_from(&mut [0; 2]).unwrap().1
 }
 
