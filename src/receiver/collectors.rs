@@ -13,14 +13,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::{CollectorSettings, HostPort};
-use crate::receiver::collectors::names::{LookUpResult, Names, ResolvedNames};
+use crate::receiver::collectors::names::{CollectorNames, LookUpResult, ResolvedNames};
 use crate::receiver::output::{Outputs, ResolvedCollector};
 
 /// Follows the collectors of the settings.
 #[derive(Debug)]
 pub(crate) struct Collectors {
     wanted: watch::Receiver<Vec<CollectorSettings>>,
-    names: Names,
+    names: CollectorNames,
     /// Look-ups in progress, concurrently.
     running: JoinSet<(HostPort, LookUpResult)>,
     found: Vec<ResolvedCollector>,
@@ -38,7 +38,7 @@ impl Collectors {
         none: &Outputs,
         missing: watch::Sender<Vec<HostPort>>,
     ) -> Self {
-        let mut names = Names::default();
+        let mut names = CollectorNames::default();
         names.want(&wanted.borrow_and_update(), Instant::now());
         let outputs = watch::Sender::new(Arc::new(none.changed_to(&[])));
         let mut collectors =

@@ -24,7 +24,7 @@ use crate::host::connection::flush_and_close;
 use crate::host::secure_stream::SecureStream;
 use crate::host::{SessionExpiry, Shutdown};
 use crate::receiver::accept::authenticated::AuthenticatedSender;
-use crate::receiver::session::connection::Connection;
+use crate::receiver::session::connection::ReceiverConnection;
 use crate::receiver::session::ended::ConnectionEnd;
 
 /// Serves `stream` until it ends. A session must be established before `greeted_by`.
@@ -39,7 +39,7 @@ pub(crate) async fn serve(
     let mut stopping = stop.clone();
     let id = sender.sender.clone();
     let outputs = shared.outputs.clone();
-    let mut connection = Connection {
+    let mut connection = ReceiverConnection {
         shared,
         session: ReceiverSession::new(),
         outputs,

@@ -3,6 +3,7 @@
 //! and clock out of the shared crate.
 
 pub(crate) mod imports;
+mod type_names;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -25,7 +25,7 @@ const OUTAGE: [Duration; 2] = [Duration::from_millis(2500), Duration::from_milli
 const SLACK: Duration = Duration::from_millis(500);
 
 /// One exporter under load after an outage of the link.
-struct Outage {
+struct AfterOutage {
     sender: SenderHost,
     receiver: ReceiverHost,
     _link: Link,
@@ -35,7 +35,7 @@ struct Outage {
     sent: [(u32, Instant); 3],
 }
 
-impl Outage {
+impl AfterOutage {
     /// Sends datagrams to `collector` with these settings, cuts the link, and restores it after [`OUTAGE`].
     fn of(collector: &Collector, lines: &str) -> Self {
         let toml = format!("[[collector]]\naddress = \"{}\"\n{lines}\n", collector.addr());
@@ -79,7 +79,7 @@ fn missing_in_both(one: &[(u32, u32)], other: &[(u32, u32)]) -> Vec<(u32, u32)> 
 fn late_datagrams_go_to_the_late_address() {
     let _running = shared();
     let [fresh, late] = [(); 2].map(|()| Collector::start(1, pattern()));
-    let outage = Outage::of(&fresh, &format!("late-after = \"1s\"\nlate-address = \"{}\"", late.addr()));
+    let outage = AfterOutage::of(&fresh, &format!("late-after = \"1s\"\nlate-address = \"{}\"", late.addr()));
     let [(cut, _), (old, _), _] = outage.sent;
     // Datagrams that arrive there after the outage are fresh.
     let before = fresh.arrived();
@@ -106,7 +106,7 @@ fn late_datagrams_go_to_the_late_address() {
 fn catch_up_keeps_the_multiple_of_the_pace() {
     let _running = shared();
     let collector = Collector::start(1, pattern());
-    let outage = Outage::of(&collector, "catch-up-pace = 2");
+    let outage = AfterOutage::of(&collector, "catch-up-pace = 2");
     let [(_, cut), _, (waited, mended)] = outage.sent;
     collector.wait_for(waited.into(), STALL);
     let (took, recorded) = (mended.elapsed(), mended - cut);

@@ -29,7 +29,7 @@ const LINES_AT_ONCE: usize = 8;
 
 /// One exporter.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Origin {
+pub(crate) struct ConfusedExporter {
     sender: String,
     address: IpAddr,
     scope: u32,
@@ -37,7 +37,7 @@ pub(crate) struct Origin {
     port: Option<u16>,
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for ConfusedExporter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.port {
             Some(port) => write!(f, "{} ({})", SocketAddr::new(self.address, port), self.sender),
@@ -49,7 +49,7 @@ impl fmt::Display for Origin {
 /// Two exporters that a collector confuses.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ConfusedPair {
-    exporters: [Origin; 2],
+    exporters: [ConfusedExporter; 2],
     version: u16,
     source_id: u32,
     template_id: u16,
@@ -100,19 +100,20 @@ impl ConfusedPair {
 /// Finds the exporters that the collector of `view` confuses among `rows`: senders, and the templates of
 /// their exporters.
 pub(crate) fn confused(view: &CollectorView, rows: &[(String, Kept)]) -> Vec<ConfusedPair> {
-    let origin = |(sender, kept): &(String, Kept)| Origin {
+    let exporter = |(sender, kept): &(String, Kept)| ConfusedExporter {
         sender: sender.clone(),
         address: kept.exporter,
         scope: kept.scope,
         port: kept.port,
     };
     // Sorted, so that a pair is always the same, in any order of the templates.
-    let mut origins: Vec<(Origin, &(String, Kept))> = rows.iter().map(|row| (origin(row), row)).collect();
-    origins.sort_by(|(one, _), (two, _)| one.cmp(two));
-    let domains = origins
+    let mut exporters: Vec<(ConfusedExporter, &(String, Kept))> =
+        rows.iter().map(|row| (exporter(row), row)).collect();
+    exporters.sort_by(|(one, _), (two, _)| one.cmp(two));
+    let domains = exporters
         .iter()
-        .filter_map(|(origin, (sender, kept))| Some((origin, view.sees(sender, kept.exporter)?, kept)));
-    let of_pair = |shared: SharedDomain<&Origin>| {
+        .filter_map(|(exporter, (sender, kept))| Some((exporter, view.sees(sender, kept.exporter)?, kept)));
+    let of_pair = |shared: SharedDomain<&ConfusedExporter>| {
         let [one, two] = shared.exporters;
         let SharedDomain { version, source_id, template_id, .. } = shared;
         let seen_at = view.sees(&one.sender, one.address)?;
@@ -153,7 +154,7 @@ struct ConfusionState {
     /// The address and the pairs of each collector.
     found: HashMap<OutputName, (SocketAddr, Vec<ConfusedPair>)>,
     /// The collectors and pairs that are logged, with version and source id.
-    logged: HashSet<(OutputName, [Origin; 2], u16, u32)>,
+    logged: HashSet<(OutputName, [ConfusedExporter; 2], u16, u32)>,
 }
 
 impl Confusion {

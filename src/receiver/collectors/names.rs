@@ -21,7 +21,7 @@ pub(super) type LookUpResult = Result<Vec<SocketAddr>, String>;
 
 /// Names of the configured collectors.
 #[derive(Debug, Default)]
-pub(super) struct Names {
+pub(super) struct CollectorNames {
     wanted: Vec<CollectorSettings>,
     /// Until this time, collectors set to skip without an answer are waited for as well.
     skip_timeout: Option<Instant>,
@@ -47,7 +47,7 @@ pub(super) struct ResolvedNames {
     pub(super) missing: Vec<HostPort>,
 }
 
-impl Names {
+impl CollectorNames {
     /// Sets the configured collectors.
     pub(super) fn want(&mut self, wanted: &[CollectorSettings], now: Instant) {
         self.wanted = wanted.to_vec();
@@ -173,14 +173,14 @@ mod tests {
     }
 
     /// The main addresses of the resolved collectors.
-    fn addresses(names: &mut Names, now: Instant) -> Option<Vec<String>> {
+    fn addresses(names: &mut CollectorNames, now: Instant) -> Option<Vec<String>> {
         let found = names.found(now)?;
         Some(found.collectors.iter().map(|collector| collector.address.to_string()).collect())
     }
 
     #[test]
     fn names_are_looked_up_at_once_addresses_never() {
-        let (mut names, now) = (Names::default(), Instant::now());
+        let (mut names, now) = (CollectorNames::default(), Instant::now());
         let all = ["a.example:1", "192.0.2.1:2", "[2001:db8::1]:3", "b.example:4"];
         names.want(&all.map(|text| settings(text, WhenDown::Hold)), now);
         let mut due = names.take_due(now);
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_known_address_is_kept() {
-        let (mut names, now) = (Names::default(), Instant::now());
+        let (mut names, now) = (CollectorNames::default(), Instant::now());
         let collector = name("a.example:1");
         names.want(&[settings("a.example:1", WhenDown::Hold)], now);
         let [first, second] = ["192.0.2.1:1", "192.0.2.2:1"].map(|text| text.parse().unwrap());
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_missing_skipping_collector_joins_later() {
-        let (mut names, now) = (Names::default(), Instant::now());
+        let (mut names, now) = (CollectorNames::default(), Instant::now());
         let missing = name("gone.example:1");
         let all = [settings("gone.example:1", WhenDown::Skip), settings("192.0.2.2:2", WhenDown::Hold)];
         names.want(&all, now);
@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_slow_look_up_delays_others_briefly() {
-        let (mut names, now) = (Names::default(), Instant::now());
+        let (mut names, now) = (CollectorNames::default(), Instant::now());
         let all = [settings("slow.example:1", WhenDown::Skip), settings("192.0.2.2:2", WhenDown::Skip)];
         names.want(&all, now);
         names.take_due(now);
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn a_holding_collector_is_waited_for() {
         for when_down in [WhenDown::Hold, WhenDown::Skip] {
-            let (mut names, mut now) = (Names::default(), Instant::now());
+            let (mut names, mut now) = (CollectorNames::default(), Instant::now());
             let mut all = vec![settings("gone.example:1", when_down)];
             if when_down == WhenDown::Hold {
                 all.push(settings("192.0.2.2:2", WhenDown::Skip));
@@ -269,7 +269,7 @@ mod tests {
     #[test]
     fn an_unresolved_late_address_counts_as_missing() {
         for when_down in [WhenDown::Hold, WhenDown::Skip] {
-            let (mut names, now) = (Names::default(), Instant::now());
+            let (mut names, now) = (CollectorNames::default(), Instant::now());
             let address = name("late.example:3");
             let mut late = settings("192.0.2.1:1", when_down);
             late.late = Some(LateSettings { after: Duration::from_secs(60), address: address.clone() });
@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn a_reload_forgets_only_removed_names() {
-        let (mut names, now) = (Names::default(), Instant::now());
+        let (mut names, now) = (CollectorNames::default(), Instant::now());
         names.want(&["a.example:1", "b.example:2"].map(|text| settings(text, WhenDown::Hold)), now);
         for (text, address) in [("a.example:1", "192.0.2.1:1"), ("b.example:2", "192.0.2.2:2")] {
             names.note(&name(text), Ok(at(address)), now);

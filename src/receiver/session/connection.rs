@@ -33,7 +33,7 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_SIZE]);
 }
 
-pub(super) struct Connection<'a> {
+pub(super) struct ReceiverConnection<'a> {
     pub(super) shared: &'a Arc<Shared>,
     pub(super) session: ReceiverSession,
     pub(super) outputs: watch::Receiver<Arc<Outputs>>,
@@ -48,7 +48,7 @@ pub(super) struct Connection<'a> {
     pub(super) expiry: SessionExpiry,
 }
 
-impl Connection<'_> {
+impl ReceiverConnection<'_> {
     /// Waits for HELLO, acquires the sender's stream, and sends the position at which it resumes.
     pub(super) async fn open_session(
         &mut self,

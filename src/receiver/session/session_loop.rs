@@ -13,13 +13,13 @@ use crate::host::ExpiredCertificate;
 use crate::host::secure_stream::SecureStream;
 use crate::limits::HANG_UP_GRACE;
 use crate::receiver::delivery::{Delivery, LossCause, PendingBatch};
-use crate::receiver::session::connection::Connection;
+use crate::receiver::session::connection::ReceiverConnection;
 use crate::receiver::session::ended::ConnectionEnd;
 use crate::receiver::session::senders::{Counters, StreamGuard};
 use crate::receiver::state::positions::PositionsError;
 
 /// Event that ended a wait.
-enum Wakeup {
+enum WaitEnd {
     Socket(io::Result<Ready>),
     HungUp,
     Overdue,
@@ -32,7 +32,7 @@ enum Wakeup {
     Shutdown,
 }
 
-impl Connection<'_> {
+impl ReceiverConnection<'_> {
     pub(super) async fn run(&mut self, stream: &mut SecureStream, guard: &mut StreamGuard) -> ConnectionEnd {
         loop {
             // Handles all events that need no wait.
@@ -46,17 +46,17 @@ impl Connection<'_> {
             if let Err(error) = stream.send_at_once(self.session.outbox()) {
                 return error.into();
             }
-            match self.next_wakeup(stream, guard).await {
-                Wakeup::Socket(Ok(ready)) => {
+            match self.next_wait_end(stream, guard).await {
+                WaitEnd::Socket(Ok(ready)) => {
                     if let Err(ended) = self.transfer(stream, ready) {
                         return ended;
                     }
                 }
-                Wakeup::Socket(Err(error)) => return ConnectionEnd::Stream(error.into()),
-                Wakeup::HungUp => self.deadline = Some(Instant::now() + HANG_UP_GRACE),
-                Wakeup::Overdue => return ConnectionEnd::Closed,
-                Wakeup::Delivered => {}
-                Wakeup::Time => {
+                WaitEnd::Socket(Err(error)) => return ConnectionEnd::Stream(error.into()),
+                WaitEnd::HungUp => self.deadline = Some(Instant::now() + HANG_UP_GRACE),
+                WaitEnd::Overdue => return ConnectionEnd::Closed,
+                WaitEnd::Delivered => {}
+                WaitEnd::Time => {
                     // Reads available input before the sender counts as silent: this process may have been
                     // stopped.
                     if self.session.wants_bytes()
@@ -66,18 +66,18 @@ impl Connection<'_> {
                     }
                     self.session.handle_timeout(Instant::now().into_std());
                 }
-                Wakeup::Collectors => self.follow_collectors(guard),
-                Wakeup::Superseded => return guard.superseded().into(),
-                Wakeup::AccessRevoked => return ConnectionEnd::AccessRevoked,
-                Wakeup::Expired(ExpiredCertificate::Own) => return ConnectionEnd::OwnExpired,
-                Wakeup::Expired(ExpiredCertificate::Peer) => return ConnectionEnd::Expired,
-                Wakeup::Shutdown => return ConnectionEnd::Stopping,
+                WaitEnd::Collectors => self.follow_collectors(guard),
+                WaitEnd::Superseded => return guard.superseded().into(),
+                WaitEnd::AccessRevoked => return ConnectionEnd::AccessRevoked,
+                WaitEnd::Expired(ExpiredCertificate::Own) => return ConnectionEnd::OwnExpired,
+                WaitEnd::Expired(ExpiredCertificate::Peer) => return ConnectionEnd::Expired,
+                WaitEnd::Shutdown => return ConnectionEnd::Stopping,
             }
         }
     }
 
     /// Waits for the next event.
-    async fn next_wakeup(&mut self, stream: &SecureStream, guard: &mut StreamGuard) -> Wakeup {
+    async fn next_wait_end(&mut self, stream: &SecureStream, guard: &mut StreamGuard) -> WaitEnd {
         let wake_at = self.session.poll_timeout().map(Instant::from_std);
         let wants_bytes = self.session.wants_bytes();
         let has_output = !self.session.outbox().is_empty();
@@ -87,17 +87,17 @@ impl Connection<'_> {
         let is_delivering = delivery.is_some();
         let ends_by = self.deadline;
         tokio::select! {
-            ready = stream.ready(wants_bytes, has_output) => Wakeup::Socket(ready),
+            ready = stream.ready(wants_bytes, has_output) => WaitEnd::Socket(ready),
             // While bytes are wanted, a read finds the end.
-            () = stream.hung_up(), if ends_by.is_none() && !wants_bytes => Wakeup::HungUp,
-            () = sleep_until(ends_by.unwrap_or_else(Instant::now)), if ends_by.is_some() => Wakeup::Overdue,
-            () = deliver(delivery), if is_delivering => Wakeup::Delivered,
-            () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => Wakeup::Time,
-            Ok(()) = self.outputs.changed() => Wakeup::Collectors,
-            Ok(()) = holder.changed() => Wakeup::Superseded,
-            () = self.sender.access_revoked() => Wakeup::AccessRevoked,
-            whose = self.expiry.expired() => Wakeup::Expired(whose),
-            () = self.stop.requested() => Wakeup::Shutdown,
+            () = stream.hung_up(), if ends_by.is_none() && !wants_bytes => WaitEnd::HungUp,
+            () = sleep_until(ends_by.unwrap_or_else(Instant::now)), if ends_by.is_some() => WaitEnd::Overdue,
+            () = deliver(delivery), if is_delivering => WaitEnd::Delivered,
+            () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => WaitEnd::Time,
+            Ok(()) = self.outputs.changed() => WaitEnd::Collectors,
+            Ok(()) = holder.changed() => WaitEnd::Superseded,
+            () = self.sender.access_revoked() => WaitEnd::AccessRevoked,
+            whose = self.expiry.expired() => WaitEnd::Expired(whose),
+            () = self.stop.requested() => WaitEnd::Shutdown,
         }
     }
 

@@ -35,7 +35,7 @@ pub(crate) struct Ledger {
     gaps: Vec<Gap>,
     /// Datagrams that were dropped one by one, by segment. While a segment is acknowledged, they count as its
     /// last ones.
-    thinned: BTreeMap<Position, ThinnedSegment>,
+    thinned: BTreeMap<Position, SegmentDrops>,
     /// The sum of `thinned`. A segment covered by gaps has none.
     thinned_total: u64,
     counts: LedgerCounts,
@@ -43,7 +43,7 @@ pub(crate) struct Ledger {
 
 /// The datagrams that were dropped from the segment that ends at `end`.
 #[derive(Clone, Copy, Debug)]
-struct ThinnedSegment {
+struct SegmentDrops {
     end: Position,
     datagrams: u64,
 }
@@ -182,12 +182,12 @@ impl Ledger {
         let before = self.queued();
         let Thinned { first, end, datagrams } = thinned;
         self.thinned_total += datagrams;
-        let (mut begin, mut all) = (first, ThinnedSegment { end, datagrams });
+        let (mut begin, mut all) = (first, SegmentDrops { end, datagrams });
         // One file may contain several former segments.
         for (part_first, part) in self.thinned_within(first, end) {
             self.thinned.remove(&part_first);
             begin = begin.min(part_first);
-            all = ThinnedSegment { end: all.end.max(part.end), datagrams: all.datagrams + part.datagrams };
+            all = SegmentDrops { end: all.end.max(part.end), datagrams: all.datagrams + part.datagrams };
         }
         self.thinned.insert(begin, all);
         self.bound_thinned(first, end);
@@ -195,7 +195,7 @@ impl Ledger {
     }
 
     /// Returns the thinned segments with positions within `from..to`.
-    fn thinned_within(&self, from: Position, to: Position) -> Vec<(Position, ThinnedSegment)> {
+    fn thinned_within(&self, from: Position, to: Position) -> Vec<(Position, SegmentDrops)> {
         let below = self.thinned.range(..to).rev().map(|(first, dropped)| (*first, *dropped));
         below.take_while(|(_, dropped)| dropped.end > from).collect()
     }
@@ -212,7 +212,7 @@ impl Ledger {
             if datagrams == 0 {
                 self.thinned.remove(&first);
             } else {
-                self.thinned.insert(first, ThinnedSegment { datagrams, ..dropped });
+                self.thinned.insert(first, SegmentDrops { datagrams, ..dropped });
             }
         }
     }

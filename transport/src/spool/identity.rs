@@ -32,7 +32,7 @@ use zeroize::Zeroizing;
 use crate::limits::RUNS_MAX;
 use crate::sequence::{Position, RunId, StreamId};
 use crate::spool::disk::{Disk, DiskFile};
-use crate::spool::lineage::{Lineage, RunStart, StreamSecret};
+use crate::spool::lineage::{Lineage, LineageRun, StreamSecret};
 
 const FILE: &str = "stream";
 const MAGIC: [u8; 8] = *b"NFSTREAM";
@@ -201,7 +201,7 @@ fn lineage(mut rest: &[u8], version: u16, count: u8) -> Option<Lineage> {
     let mut runs = Vec::new();
     for _ in 0..count {
         let id = RunId(rest.try_get_u128().ok()?.to_be_bytes());
-        runs.push(RunStart { id, start: Position(rest.try_get_u64().ok()?) });
+        runs.push(LineageRun { id, start: Position(rest.try_get_u64().ok()?) });
     }
     Some(Lineage::restored(sent_as, secret, replaced, runs))
 }

@@ -30,7 +30,7 @@ pub struct OwnStream {
 
 /// One run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RunStart {
+pub struct LineageRun {
     /// Its id.
     pub id: RunId,
     /// The position of its first datagram.
@@ -53,7 +53,7 @@ pub struct Lineage {
     secret: Option<StreamSecret>,
     replaced: Option<StreamId>,
     /// Oldest first; the last one is the present run. At most `RUNS_MAX`.
-    runs: Vec<RunStart>,
+    runs: Vec<LineageRun>,
 }
 
 impl Lineage {
@@ -71,7 +71,7 @@ impl Lineage {
         sent_as: StreamId,
         secret: Option<StreamSecret>,
         replaced: Option<StreamId>,
-        runs: Vec<RunStart>,
+        runs: Vec<LineageRun>,
     ) -> Self {
         Self { sent_as, secret, replaced, runs }
     }
@@ -92,7 +92,7 @@ impl Lineage {
     }
 
     /// The runs, oldest first.
-    pub fn runs(&self) -> &[RunStart] {
+    pub fn runs(&self) -> &[LineageRun] {
         &self.runs
     }
 
@@ -103,13 +103,13 @@ impl Lineage {
 
     /// Begins a run that numbers datagrams from `start` on. Positions below `acknowledged` are acknowledged.
     pub fn begin(&mut self, id: RunId, start: Position, acknowledged: Position) {
-        self.runs.push(RunStart { id, start });
+        self.runs.push(LineageRun { id, start });
         self.forget(acknowledged);
     }
 
     /// Removes runs whose datagrams are all acknowledged.
     pub fn forget(&mut self, acknowledged: Position) {
-        let is_needed = |next: &RunStart| next.start > acknowledged;
+        let is_needed = |next: &LineageRun| next.start > acknowledged;
         let successors = self.runs.get(1..).unwrap_or_default();
         let ended = successors.iter().position(is_needed).unwrap_or(successors.len());
         let excess = self.runs.len().saturating_sub(RUNS_MAX);
@@ -236,7 +236,7 @@ mod tests {
         lineage.replace_stream(own_stream(8));
         assert_eq!((lineage.sent_as(), lineage.replaced()), (StreamId([8; 16]), Some(STREAM)));
         assert_eq!(lineage.secret(), Some(&own_stream(8).secret));
-        assert_eq!(lineage.runs(), [RunStart { id: run(3), start: Position(200) }]);
+        assert_eq!(lineage.runs(), [LineageRun { id: run(3), start: Position(200) }]);
     }
 
     #[test]

@@ -22,12 +22,12 @@ pub(super) enum LogEntry {
 /// Bounded queue of log entries, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct LogQueue {
-    state: Mutex<QueueState>,
+    state: Mutex<LogQueueState>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct QueueState {
+struct LogQueueState {
     entries: VecDeque<LogEntry>,
     /// Entries dropped since the last report.
     dropped: u64,
@@ -77,11 +77,11 @@ impl LogQueue {
 
     /// Waits until all entries are written, at most for `patience`.
     pub(super) fn drain(&self, patience: Duration) {
-        let is_busy = |state: &mut QueueState| state.is_writing || !state.entries.is_empty();
+        let is_busy = |state: &mut LogQueueState| state.is_writing || !state.entries.is_empty();
         drop(self.changed.wait_timeout_while(self.state(), patience, is_busy));
     }
 
-    fn state(&self) -> MutexGuard<'_, QueueState> {
+    fn state(&self) -> MutexGuard<'_, LogQueueState> {
         locked(&self.state)
     }
 }
