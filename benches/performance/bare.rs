@@ -44,7 +44,7 @@ impl Bare {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         // The size that any user may request, as for the other relays.
         rustix::net::sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER).unwrap();
-        let (addr, kernel) = (socket.local_addr().unwrap(), KernelSocket::of(&socket));
+        let (addr, kernel) = (socket.local_addr().unwrap(), KernelSocket::find(&socket));
         Self { child: child(socket, arguments), addr, kernel }
     }
 

@@ -49,7 +49,7 @@ impl Settings {
     }
 
     /// Prints a run if `verbose` is set.
-    pub(crate) fn note(&self, kind: &str, run: &dyn std::fmt::Display) {
+    pub(crate) fn print_run(&self, kind: &str, run: &dyn std::fmt::Display) {
         if self.verbose {
             println!("  {kind:<18} {run}");
         }

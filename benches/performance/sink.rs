@@ -66,7 +66,7 @@ impl Sink {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         enlarge(&socket);
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        let (addr, kernel) = (socket.local_addr().unwrap(), KernelSocket::of(&socket));
+        let (addr, kernel) = (socket.local_addr().unwrap(), KernelSocket::find(&socket));
         let capacity = u64::try_from(receive_buffer(&socket)).unwrap();
         let state = Arc::new(Mutex::new(RunArrivals::new(Timetable::new(0, 0), &[])));
         let closing = Arc::new(AtomicBool::new(false));
@@ -134,7 +134,7 @@ fn read(socket: &UdpSocket, state: &Mutex<RunArrivals>, closing: &AtomicBool) {
         let count = messages.receive(socket);
         let mut state = state.lock().unwrap();
         let now = state.timetable.now();
-        (0..count).for_each(|at| state.note(messages.received(at), now, &mut expected));
+        (0..count).for_each(|at| state.count(messages.received(at), now, &mut expected));
     }
 }
 
@@ -155,7 +155,7 @@ impl RunArrivals {
         Self { timetable, has_arrived: vec![false; total], next: sequences.to_vec(), seen }
     }
 
-    fn note(&mut self, datagram: &[u8], now: u64, expected: &mut [u8]) {
+    fn count(&mut self, datagram: &[u8], now: u64, expected: &mut [u8]) {
         let stamp = Stamp::read(datagram);
         let Some(stamp) = stamp.filter(|stamp| stamp.run == self.timetable.run) else {
             return; // late datagram of another run

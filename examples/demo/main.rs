@@ -72,11 +72,11 @@ impl Demo {
         self.pair.link.restore();
         self.run_for(6);
         self.print_event("nf-sender is killed with SIGKILL and restarted");
-        self.pair.sender.take().kill();
+        self.pair.sender.take_daemon().kill();
         self.pair.sender.start();
         self.run_for(4);
         self.print_event("nf-receiver is killed with SIGKILL");
-        self.pair.receiver.take().kill();
+        self.pair.receiver.take_daemon().kill();
         self.run_for(3);
         self.print_event("nf-receiver is restarted");
         self.pair.receiver.start();

@@ -83,7 +83,7 @@ pub struct LateSettings {
 /// Reads all collectors. The key `source` outside of the tables applies to collectors without one. As an
 /// option or variable, it applies to all.
 pub(super) fn read_all(reader: &mut Reader<'_>) -> Option<Vec<CollectorSettings>> {
-    let source = reader.take("source", "own", parse_source)?;
+    let source = reader.read("source", "own", parse_source)?;
     let is_overridden = reader.is_overridden("source");
     let count = 1..=limits::COLLECTORS_MAX;
     let collectors = reader.tables("collector", "address", ["127.0.0.1:9995"], count, |reader| {
@@ -158,8 +158,8 @@ fn parse_source(value: &Value) -> parsers::ParseResult<SourceAddress> {
 
 fn read_one(reader: &mut Reader<'_>, default_source: SourceAddress) -> Option<CollectorSettings> {
     let address = reader.required("address", parsers::host_port);
-    let source = reader.take("source", default_source.word(), parse_source);
-    let when_down = reader.take(
+    let source = reader.read("source", default_source.word(), parse_source);
+    let when_down = reader.read(
         "when-down",
         "hold",
         parsers::one_of([("hold", WhenDown::Hold), ("skip", WhenDown::Skip)]),
@@ -168,12 +168,12 @@ fn read_one(reader: &mut Reader<'_>, default_source: SourceAddress) -> Option<Co
     let senders = reader.list("senders", [], 0..=limits::SENDERS_MAX, parsers::sender_id);
     let group = reader.optional("group", parsers::group);
     let rate = || parsers::whole_number_or_unlimited(1..=limits::RATE_MAX);
-    let rate_limit = reader.take("rate-limit", "unlimited", rate());
+    let rate_limit = reader.read("rate-limit", "unlimited", rate());
     let catch_up_limit = reader.optional("catch-up-limit", rate());
     let paces = parsers::whole_number_or_unlimited(2..=limits::CATCH_UP_PACE_MAX);
-    let catch_up_pace = reader.take("catch-up-pace", "unlimited", paces);
+    let catch_up_pace = reader.read("catch-up-pace", "unlimited", paces);
     let late = read_late(reader);
-    let repeat_templates = reader.take("repeat-templates", true, parsers::boolean);
+    let repeat_templates = reader.read("repeat-templates", true, parsers::boolean);
     let limit = |number: Option<u32>| number.and_then(NonZeroU32::new);
     Some(CollectorSettings {
         address: address?,

@@ -55,7 +55,7 @@ pub(super) fn read(
     let mut files = ReadFiles { path: absolute, read: Vec::new(), table: SourcedTable::default() };
     let may_be_absent = file.is_none();
     match fs::read_to_string(path) {
-        Ok(text) => files.take(path, &text)?,
+        Ok(text) => files.add_file(path, &text)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound && may_be_absent => {}
         Err(source) => return Err(Problem::Unreadable { path: path.to_owned(), source }.into()),
     }
@@ -69,18 +69,18 @@ pub(super) fn read(
         if let Some(Revision { path, text: Some(text) }) = revision
             && path == drop_in
         {
-            files.take(path, text)?;
+            files.add_file(path, text)?;
             continue;
         }
         let text = fs::read_to_string(&drop_in)
             .map_err(|source| Problem::Unreadable { path: drop_in.clone(), source })?;
-        files.take(&drop_in, &text)?;
+        files.add_file(&drop_in, &text)?;
     }
     Ok(files)
 }
 
 impl ReadFiles {
-    fn take(&mut self, path: &Path, text: &str) -> Result<(), Problem> {
+    fn add_file(&mut self, path: &Path, text: &str) -> Result<(), Problem> {
         self.table.merge(parse(path, text)?);
         self.read.push(path.to_owned());
         Ok(())

@@ -108,7 +108,7 @@ pub fn control_path(
     table.merge(overrides.0);
     let mut problems = Vec::new();
     let control =
-        Reader::new(table, &mut problems).take("control", environment.control_path(service), parsers::path);
+        Reader::new(table, &mut problems).read("control", environment.control_path(service), parsers::path);
     control.ok_or(ConfigError(problems))
 }
 

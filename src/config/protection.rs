@@ -193,7 +193,7 @@ impl SpoolEncryption {
 }
 
 pub(super) fn read_spool(reader: &mut Reader<'_>, environment: &Environment) -> Option<SpoolEncryption> {
-    let encrypt = reader.take("encrypt", false, parsers::boolean);
+    let encrypt = reader.read("encrypt", false, parsers::boolean);
     let file = reader.optional("key-file", parsers::path);
     let previous = previous_key(reader);
     let credential = || environment.credential(SPOOL_KEY_CREDENTIAL).map(KeySource::Credential);
@@ -228,9 +228,9 @@ fn credential(environment: &Environment) -> Option<KeySource> {
 }
 
 pub(super) fn read_sender(reader: &mut Reader<'_>, environment: &Environment) -> Option<SenderProtection> {
-    let plaintext = reader.take("plaintext", false, parsers::boolean);
+    let plaintext = reader.read("plaintext", false, parsers::boolean);
     let source = key_source(reader, environment);
-    let suite = reader.take("cipher", Suite::Blowfish.name(), parsers::one_of(Suite::NAMED));
+    let suite = reader.read("cipher", Suite::Blowfish.name(), parsers::one_of(Suite::NAMED));
     let tls = reader.section("tls", |reader| {
         let files = tls_files(reader);
         let server_name = reader.optional("server-name", parsers::any_text);
@@ -291,7 +291,7 @@ pub(super) fn read_receiver(
     reader: &mut Reader<'_>,
     environment: &Environment,
 ) -> Option<ReceiverProtection> {
-    let plaintext = reader.take("plaintext", false, parsers::boolean);
+    let plaintext = reader.read("plaintext", false, parsers::boolean);
     let current = key_source(reader, environment);
     let previous = previous_key(reader);
     let names = Suite::NAMED.map(|(name, _)| name);

@@ -41,7 +41,7 @@ impl<'p> Reader<'p> {
     }
 
     /// Takes the value of `key`, or else `default`, and parses it.
-    pub(super) fn take<T>(
+    pub(super) fn read<T>(
         &mut self,
         key: &'static str,
         default: impl Into<Value>,
@@ -62,7 +62,7 @@ impl<'p> Reader<'p> {
     ) -> Option<T> {
         if self.table.contains(key) {
             // The default is never used.
-            return self.take(key, "", parse);
+            return self.read(key, "", parse);
         }
         self.known.push(key);
         self.reject_missing(key);
@@ -83,7 +83,7 @@ impl<'p> Reader<'p> {
     ) -> Checked<Option<T>> {
         if self.table.contains(key) {
             // The default is never used.
-            return self.take(key, "", parse).map(Some);
+            return self.read(key, "", parse).map(Some);
         }
         self.known.push(key);
         Some(None)

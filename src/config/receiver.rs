@@ -43,29 +43,29 @@ pub struct ReceiverSettings {
 pub(super) fn read(reader: &mut Reader<'_>, environment: &Environment) -> Option<ReceiverSettings> {
     let listen = reader.list("listen", ["[::]:2055"], 1..=limits::LISTENERS_MAX, parsers::socket_address);
     let protection = protection::read_receiver(reader, environment);
-    let state = reader.take("state", environment.state_path(RECEIVER), parsers::path);
-    let control = reader.take("control", environment.control_path(RECEIVER), parsers::path);
+    let state = reader.read("state", environment.state_path(RECEIVER), parsers::path);
+    let control = reader.read("control", environment.control_path(RECEIVER), parsers::path);
     let collectors = collector::read_all(reader);
     let metrics = reader.section("metrics", |reader| reader.optional("listen", parsers::socket_address));
     let limits = reader.section("limits", |reader| {
-        let connections = reader.take(
+        let connections = reader.read(
             "connections",
             Value::number("10000"),
             parsers::whole_number(1..=limits::CONNECTIONS_MAX),
         );
-        let unauthenticated = reader.take(
+        let unauthenticated = reader.read(
             "unauthenticated",
             Value::number("256"),
             parsers::whole_number(1..=limits::CONNECTIONS_MAX),
         );
-        let per_source = reader.take(
+        let per_source = reader.read(
             "unauthenticated-per-source",
             Value::number("8"),
             parsers::whole_number(1..=limits::CONNECTIONS_MAX),
         );
         let bounds = limits::HANDSHAKE_TIMEOUT_MIN..=limits::HANDSHAKE_TIMEOUT_MAX;
-        let handshake_timeout = reader.take("handshake-timeout", "10s", parsers::duration(bounds));
-        let exporter_sockets = reader.take(
+        let handshake_timeout = reader.read("handshake-timeout", "10s", parsers::duration(bounds));
+        let exporter_sockets = reader.read(
             "exporter-sockets",
             Value::number("1024"),
             parsers::whole_number(1..=limits::EXPORTER_SOCKETS_MAX),

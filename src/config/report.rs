@@ -21,7 +21,7 @@ impl Report {
     }
 
     /// Adds notes about facts outside of the files.
-    pub fn note(&mut self, notes: impl IntoIterator<Item = String>) {
+    pub fn add_notes(&mut self, notes: impl IntoIterator<Item = String>) {
         self.notes.extend(notes);
     }
 

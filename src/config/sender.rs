@@ -69,15 +69,15 @@ pub(super) fn read(reader: &mut Reader<'_>, environment: &Environment) -> Option
     let allow = reader.list("allow", [], 0..=limits::PREFIXES_MAX, parsers::prefix);
     let receivers = reader.list("receivers", [], 0..=limits::RECEIVERS_MAX, parsers::host_port);
     let protection = protection::read_sender(reader, environment);
-    let id = reader.take("id", environment.default_id().as_str(), parsers::sender_id);
-    let heartbeat = reader.take(
+    let id = reader.read("id", environment.default_id().as_str(), parsers::sender_id);
+    let heartbeat = reader.read(
         "heartbeat",
         "5s",
         parsers::duration(
             nf_transport_core::limits::HEARTBEAT_MIN..=nf_transport_core::limits::HEARTBEAT_MAX,
         ),
     );
-    let control = reader.take("control", environment.control_path(SENDER), parsers::path);
+    let control = reader.read("control", environment.control_path(SENDER), parsers::path);
     let metrics = reader.section("metrics", |reader| reader.optional("listen", parsers::socket_address));
     let reconnect = reader.section("reconnect", read_reconnect);
     let spool = reader.section("spool", |reader| read_spool(reader, environment));
@@ -98,10 +98,10 @@ pub(super) fn read(reader: &mut Reader<'_>, environment: &Environment) -> Option
 
 fn read_reconnect(reader: &mut Reader<'_>) -> Option<Reconnect> {
     let delay = || parsers::duration(limits::RECONNECT_MIN..=limits::RECONNECT_MAX);
-    let first = reader.take("first", "1s", delay());
-    let factor = reader.take("factor", Value::number("3"), parsers::whole_number(1..=1000));
-    let longest = reader.take("longest", "243s", delay());
-    let jitter = reader.take("jitter", Value::number("0.0"), parsers::share);
+    let first = reader.read("first", "1s", delay());
+    let factor = reader.read("factor", Value::number("3"), parsers::whole_number(1..=1000));
+    let longest = reader.read("longest", "243s", delay());
+    let jitter = reader.read("jitter", Value::number("0.0"), parsers::share);
     let (first, longest) = (first?, longest?);
     if first > longest {
         reader.reject_order("first", "longest");
@@ -110,12 +110,12 @@ fn read_reconnect(reader: &mut Reader<'_>) -> Option<Reconnect> {
 }
 
 fn read_spool(reader: &mut Reader<'_>, environment: &Environment) -> Option<SpoolSettings> {
-    let directory = reader.take("directory", environment.state_path(SENDER), parsers::path);
+    let directory = reader.read("directory", environment.state_path(SENDER), parsers::path);
     let policy = read_policy(reader);
     let sync_after =
-        reader.take("sync-after", "1s", parsers::duration(Duration::ZERO..=limits::SYNC_AFTER_MAX));
+        reader.read("sync-after", "1s", parsers::duration(Duration::ZERO..=limits::SYNC_AFTER_MAX));
     let compressions = parsers::one_of([("none", Compression::None), ("zstd", Compression::Zstd)]);
-    let compression = reader.take("compression", "none", compressions);
+    let compression = reader.read("compression", "none", compressions);
     let encryption = protection::read_spool(reader, environment);
     Some(SpoolSettings {
         directory: directory?,
@@ -129,14 +129,14 @@ fn read_spool(reader: &mut Reader<'_>, environment: &Environment) -> Option<Spoo
 fn read_policy(reader: &mut Reader<'_>) -> Option<Policy> {
     let age = limits::ROTATE_EVERY_MIN..=limits::MAX_AGE_MAX;
     let size = || parsers::size(limits::SEGMENT_MIN..=limits::SPOOL_MAX);
-    let rotate_every = reader.take("rotate-every", "5min", parsers::duration(age.clone()));
-    let rotate_size = reader.take("rotate-size", "64MiB", size());
-    let max_size = reader.take("max-size", "8GiB", size());
-    let max_age = reader.take("max-age", "unlimited", parsers::duration_or_unlimited(age));
-    let min_free = reader.take("min-free", "auto", parsers::min_free(0..=limits::SPOOL_MAX));
+    let rotate_every = reader.read("rotate-every", "5min", parsers::duration(age.clone()));
+    let rotate_size = reader.read("rotate-size", "64MiB", size());
+    let max_size = reader.read("max-size", "8GiB", size());
+    let max_age = reader.read("max-age", "unlimited", parsers::duration_or_unlimited(age));
+    let min_free = reader.read("min-free", "auto", parsers::min_free(0..=limits::SPOOL_MAX));
     let choices =
         parsers::one_of([("drop-oldest", WhenFull::DropOldest), ("drop-newest", WhenFull::DropNewest)]);
-    let when_full = reader.take("when-full", "drop-oldest", choices);
+    let when_full = reader.read("when-full", "drop-oldest", choices);
     let (rotate_size, max_size) = (rotate_size?, max_size?);
     if rotate_size > max_size {
         reader.reject_order("rotate-size", "max-size");

@@ -220,7 +220,7 @@ impl SecureStream {
 
     /// Returns the kernel's state of the TCP connection.
     pub fn tcp_progress(&self) -> io::Result<TcpProgress> {
-        TcpProgress::of(&self.tcp)
+        TcpProgress::query(&self.tcp)
     }
 
     /// Makes the close of the connection a reset: the kernel discards unsent bytes, and the peer notices the

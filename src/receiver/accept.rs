@@ -123,7 +123,7 @@ impl Acceptor {
         };
         // In clear text, any peer can claim any id.
         if !matches!(credential, Credential::ClearText { .. }) {
-            self.shared.known_sources.note(peer.ip(), &sender);
+            self.shared.known_sources.note_authenticated(peer.ip(), &sender);
         }
         let stream = SecureStream::new(tcp, channel);
         let Ok(_connection) = self.connections.clone().try_acquire_owned() else {

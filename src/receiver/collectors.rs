@@ -87,7 +87,7 @@ impl Collectors {
                 self.names.want(&self.wanted.borrow_and_update(), Instant::now());
             }
             Some(ended) = self.running.join_next() => match ended {
-                Ok((name, answer)) => self.names.note(&name, answer, Instant::now()),
+                Ok((name, answer)) => self.names.note_answer(&name, answer, Instant::now()),
                 Err(_) => note_internal_error("a look-up of a name ended without a result"),
             },
             () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}

@@ -50,7 +50,7 @@ pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
     }
     let Loaded { file, settings, .. } = loaded;
     let reloader = Reloader::new(load, file, settings.clone())?;
-    let _lock = DirectoryLock::take(&settings.state, &[positions::DIRECTORY])?;
+    let _lock = DirectoryLock::acquire(&settings.state, &[positions::DIRECTORY])?;
     if let Err(error) = atomic_file::remove_unfinished(&settings.state) {
         tracing::warn!(%error, "cannot remove unfinished files in {}: {error}", settings.state.display());
     }
@@ -188,7 +188,7 @@ impl Supervised for ReceiverDaemon {
         let senders = shared.senders.status(&self.policy.borrow());
         shared.senders.log_denied(false);
         let totals = shared.senders.totals();
-        self.pace.note((totals.delivered.datagrams, totals.delivered.bytes));
+        self.pace.add_sample((totals.delivered.datagrams, totals.delivered.bytes));
         self.unmatched.look(shared.senders.unmatched());
         if self.syncing.as_ref().is_none_or(JoinHandle::is_finished) {
             let keep: StoreState = (Templates::keep_at_times, KnownSources::keep_at_times);

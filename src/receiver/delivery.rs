@@ -41,7 +41,7 @@ pub(crate) struct Delivery {
     skipping: Lane,
     /// Everything below was received; `holding.end <= received_up_to`, `skipping.end == received_up_to`.
     received_up_to: Position,
-    /// Result for datagrams that no collector gets, since the last [`Self::settle`].
+    /// Result for datagrams that no collector gets, since the last [`Self::take_settled`].
     uncollected: Settled,
     memory: StreamMemory,
 }
@@ -58,7 +58,7 @@ impl Delivery {
         offsets: &HashMap<OutputName, Position>,
     ) -> Self {
         let (holding, skipping) = (Lane::default(), Lane::default());
-        let memory = StreamMemory::of(outputs.lane_memory());
+        let memory = StreamMemory::within(outputs.lane_memory());
         let untaken = Settled::default();
         let mut delivery =
             Self { sender, holding, skipping, received_up_to: position, uncollected: untaken, memory };
@@ -256,9 +256,10 @@ impl Delivery {
 
     /// Returns the result for datagrams that all collectors set to hold have got since the last call. Without
     /// such collectors, those set to skip count.
-    pub(crate) fn settle(&mut self) -> Settled {
+    pub(crate) fn take_settled(&mut self) -> Settled {
         let collected = self.collected();
-        let (holding, skipping) = (self.holding.settle(&collected), self.skipping.settle(&collected));
+        let (holding, skipping) =
+            (self.holding.remove_delivered(&collected), self.skipping.remove_delivered(&collected));
         self.note_memory();
         self.with_uncollected(if self.holding.cursors.is_empty() { skipping } else { holding })
     }

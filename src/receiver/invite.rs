@@ -111,7 +111,7 @@ pub(crate) fn run(
                 let how = "add key-file to it (nf-receiver keygen makes keys), and repeat this";
                 let keys = sender.keys.as_ref().ok_or_else(|| guest.not_ours(&rest, sender, how))?;
                 let key = read_key(&keys.current)?;
-                console::note(&format!("{}: nothing was written", guest.table(&rest, sender)));
+                console::print_note(&format!("{}: nothing was written", guest.table(&rest, sender)));
                 return invitation::hand_out(&rest.settings, id, &address, key);
             }
             None => {
@@ -122,7 +122,7 @@ pub(crate) fn run(
         };
         invitation::hand_out(&rest.settings, id, &address, key)?;
     }
-    console::note(&apply_configuration(RECEIVER, &rest.settings.control, guest.place.path()));
+    console::print_note(&apply_configuration(RECEIVER, &rest.settings.control, guest.place.path()));
     Ok(())
 }
 
@@ -216,7 +216,7 @@ impl<'a> InvitedSender<'a> {
             written |= self.place.write_key(&self.previous, &previous)?;
         }
         written |= self.place.write_drop_in(&drop_in)?;
-        console::note(&match (is_new, written) {
+        console::print_note(&match (is_new, written) {
             (true, _) => format!("{} is invited: its new key is in {}", self.id, self.key.display()),
             (false, true) => {
                 format!("{} keeps its key; its files were repaired", self.id)
@@ -235,7 +235,7 @@ impl<'a> InvitedSender<'a> {
         self.place.write_key(&self.previous, &old)?;
         self.place.write_drop_in(&drop_in)?;
         self.place.write_key(&self.key, &key)?;
-        console::note(&format!(
+        console::print_note(&format!(
             "{id} has a new key; its previous key {} stays accepted until the next renewal, so that no \
              datagrams are lost. To remove it once {id} has joined: rm {}, then nf-receiver invite {id}",
             old.id(),
@@ -250,23 +250,23 @@ impl<'a> InvitedSender<'a> {
         let mut removed = Vec::new();
         for path in [&self.drop_in_path(), &self.key, &self.previous] {
             if let Some(other) = config::other_file_naming(path, self.place.path()) {
-                console::note(&format!("{} stays: {} names it, too", path.display(), other.display()));
+                console::print_note(&format!("{} stays: {} names it, too", path.display(), other.display()));
             } else if atomic_file::remove(path)? {
                 removed.push(path.display().to_string());
             }
         }
         let id = self.id;
-        console::note(&if removed.is_empty() {
+        console::print_note(&if removed.is_empty() {
             format!("{id} has no invitation: nothing to revoke")
         } else {
             format!("the invitation of {id} is revoked: removed {}", removed.join(", "))
         });
         let protection = &rest.protection;
         if protection.shared.is_some() {
-            console::note(&format!("warning: anyone with the shared key can still connect as {id}"));
+            console::print_note(&format!("warning: anyone with the shared key can still connect as {id}"));
         }
         if protection.plaintext {
-            console::note(&format!(
+            console::print_note(&format!(
                 "warning: anyone can still connect as {id} in clear text (plaintext = true)"
             ));
         }

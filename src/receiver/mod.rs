@@ -52,12 +52,12 @@ fn run(invocation: Invocation<ReceiverAction>) -> Result<(), DaemonError> {
         ReceiverAction::Check => {
             let loaded = config::load_receiver(file.as_deref(), overrides, &environment)?;
             let ends = reload::check(&loaded.settings)?;
-            let access = ServiceUnit::of(RECEIVER).check_access(&loaded.files(), &loaded.settings.state)?;
+            let access = ServiceUnit::read(RECEIVER).check_access(&loaded.files(), &loaded.settings.state)?;
             let Loaded { settings, mut report, .. } = loaded;
             source_check::check(&settings, &mut report)?;
             report.warn(ends);
             report.warn(collectors::confusion::of_last_run(&settings));
-            report.note(access);
+            report.add_notes(access);
             console::print(&report.to_string())
         }
         ReceiverAction::Reload => {

@@ -51,7 +51,7 @@ pub(crate) fn run(load: LoadSettings) -> Result<(), DaemonError> {
     let Loaded { file, settings, .. } = loaded;
     let reloader = SenderReloader::new(load, file, settings.clone())?;
     allow_open_files();
-    let _lock = DirectoryLock::take(&settings.spool.directory, &spool::SUBDIRECTORIES)?;
+    let _lock = DirectoryLock::acquire(&settings.spool.directory, &spool::SUBDIRECTORIES)?;
     // The receive journal is in there.
     if let Some(directory) = settings.runtime_directory.as_deref().filter(|directory| directory.exists()) {
         open_private_directory(directory)?;

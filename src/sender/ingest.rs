@@ -267,7 +267,7 @@ impl Ingest {
                 let summary = self.batcher.batch_slots(&mut self.slots, at, source);
                 send_queue(&self.batcher, &self.connection);
                 self.slots.clear();
-                self.coalescing.note(datagrams, summary.bytes, Instant::now());
+                self.coalescing.note_received(datagrams, summary.bytes, Instant::now());
                 if let (Some((first, last)), Some(counters)) =
                     (summary.dropped, self.counters.sockets().get(index))
                 {

@@ -66,14 +66,18 @@ pub(crate) fn run(
     let kept = keep_previous(&place, &key_file, &token)?;
     let written = [place.write_key(&key_file, &token.key)?, place.write_drop_in(&drop_in)?];
     if written == [false, false] {
-        console::note(&format!("nothing to change: this sender is {} at {receiver} already", token.id));
+        console::print_note(&format!("nothing to change: this sender is {} at {receiver} already", token.id));
     } else {
         for change in changes(before.as_ref(), &joined).into_iter().chain(kept) {
-            console::note(&change);
+            console::print_note(&change);
         }
-        console::note(&format!("this sender is {} at {receiver}, with key {}", token.id, token.key.id()));
+        console::print_note(&format!(
+            "this sender is {} at {receiver}, with key {}",
+            token.id,
+            token.key.id()
+        ));
     }
-    console::note(&apply_configuration(SENDER, &joined.settings.control, place.path()));
+    console::print_note(&apply_configuration(SENDER, &joined.settings.control, place.path()));
     Ok(())
 }
 

@@ -50,9 +50,9 @@ fn run(invocation: Invocation<SenderAction>) -> Result<(), DaemonError> {
             let mut loaded = config::load_sender(file.as_deref(), overrides, &environment)?;
             let end = reload::check(&loaded.settings)?;
             let access =
-                ServiceUnit::of(SENDER).check_access(&loaded.files(), &loaded.settings.spool.directory)?;
+                ServiceUnit::read(SENDER).check_access(&loaded.files(), &loaded.settings.spool.directory)?;
             let (note, warning) = queue::room::check(&loaded.settings.spool, &loaded.settings.control);
-            loaded.report.note(note.into_iter().chain(access));
+            loaded.report.add_notes(note.into_iter().chain(access));
             loaded.report.warn(end.into_iter().chain(warning));
             console::print(&loaded.report.to_string())
         }

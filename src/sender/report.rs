@@ -41,7 +41,7 @@ impl Reporter {
     /// Measures the rates. The caller calls it once a second.
     pub(crate) fn note_pace(&self) {
         let figures = self.queue.figures();
-        locked(&self.pace).note((figures.counts.received, figures.counts.received_bytes));
+        locked(&self.pace).add_sample((figures.counts.received, figures.counts.received_bytes));
     }
 
     fn rates(&self) -> (f64, f64) {
@@ -176,7 +176,7 @@ impl Reporter {
     /// Returns the current shortage of room in the spool, if any.
     pub(crate) fn shortage(&self) -> Option<Shortage> {
         let room = self.queue.figures().room?;
-        Shortage::of(&room, self.rates().1, &self.directory)
+        Shortage::detect(&room, self.rates().1, &self.directory)
     }
 
     fn queued(&self, figures: &QueueFigures) -> Queued {

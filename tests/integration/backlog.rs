@@ -22,7 +22,7 @@ const SLOWER_START: Duration = Duration::from_millis(100);
 
 /// Stops the sender cleanly and starts it again. Checks its memory and returns the time of the start.
 fn restart(sender: &mut SenderHost) -> Duration {
-    let daemon = sender.take();
+    let daemon = sender.take_daemon();
     assert_modest(daemon.memory_peak());
     assert_eq!(daemon.terminate().code(), Some(0));
     sender.start().ready_after()

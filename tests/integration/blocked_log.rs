@@ -66,8 +66,8 @@ fn a_full_stderr_blocks_no_delivery_and_no_exit() {
     pair.sender.wait_state("connected", STALL);
     exporters.send(100);
     pair.assert_all_arrive(&exporters, true);
-    assert!(pair.sender.take().terminate_unread().success());
-    assert!(pair.receiver.take().terminate_unread().success());
+    assert!(pair.sender.take_daemon().terminate_unread().success());
+    assert!(pair.receiver.take_daemon().terminate_unread().success());
 }
 
 #[test]
@@ -78,8 +78,8 @@ fn dropped_log_lines_are_reported() {
     reload(&pair.receiver.control(), LINES);
     assert_dropped_lines_are_reported(pair.sender.daemon_mut());
     assert_dropped_lines_are_reported(pair.receiver.daemon_mut());
-    assert!(pair.sender.take().terminate().success());
-    assert!(pair.receiver.take().terminate().success());
+    assert!(pair.sender.take_daemon().terminate().success());
+    assert!(pair.receiver.take_daemon().terminate().success());
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn a_failed_start_with_a_full_stderr_exits() {
 fn the_last_log_lines_are_written() {
     let _running = shared();
     let mut pair = Pair::connected(1, Pattern::new(MIXED), QUICK_SENDER);
-    for daemon in [pair.sender.take(), pair.receiver.take()] {
+    for daemon in [pair.sender.take_daemon(), pair.receiver.take_daemon()] {
         daemon.signal(rustix::process::Signal::TERM);
         let (status, log) = daemon.wait_exit(STALL);
         assert!(status.success() && log.lines().last().unwrap().contains("stop"), "{log}");

@@ -32,12 +32,12 @@ impl Fault {
     fn strike(self, pair: &mut Pair, lasts: Duration) {
         match self {
             Self::KillSender => {
-                pair.sender.take().kill();
+                pair.sender.take_daemon().kill();
                 std::thread::sleep(lasts / 4); // the kernel queues datagrams as long as there is room
                 pair.sender.start();
             }
             Self::KillReceiver => {
-                pair.receiver.take().kill();
+                pair.receiver.take_daemon().kill();
                 std::thread::sleep(lasts);
                 pair.receiver.start();
             }

@@ -74,7 +74,7 @@ fn a_clock_set_forward_between_runs_drops_nothing() {
     let (mut pair, exporters) = spooled(None);
     let clock = WallClock::correct();
     clock.set("+10y");
-    pair.sender.take().kill();
+    pair.sender.take_daemon().kill();
     pair.sender.set_clock(&clock);
     pair.sender.start();
     pair.sender.daemon().wait_for_log(&["clock was set forward", "before nf-sender started"], STALL);
@@ -91,7 +91,7 @@ fn a_clock_set_back_between_runs_keeps_max_age() {
         return;
     }
     let (mut pair, _) = spooled(None);
-    assert_eq!(pair.sender.take().terminate().code(), Some(0));
+    assert_eq!(pair.sender.take_daemon().terminate().code(), Some(0));
     pair.sender.run_two_hours_later();
     pair.sender.start();
     pair.sender.daemon().wait_for_log(&["clock was set back by 2h", "before nf-sender started"], STALL);

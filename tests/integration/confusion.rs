@@ -53,7 +53,7 @@ fn a_shared_source_id_causes_a_warning() {
     assert_eq!(receiver.daemon().count_log(&words), 1, "the warning must appear once");
 
     // The templates are stored, and `check` finds them.
-    assert_eq!(receiver.take().terminate().code(), Some(0));
+    assert_eq!(receiver.take_daemon().terminate().code(), Some(0));
     let printed = checked(&mut receiver, &collectors);
     assert!(words.iter().all(|word| printed.contains(word)), "{printed}");
 }
@@ -77,7 +77,7 @@ fn separate_source_ids_cause_no_warning() {
         }
     }
     sender.wait_status(STALL, |status| count(status, "/acknowledged/datagrams") == 4);
-    assert_eq!(receiver.take().terminate().code(), Some(0));
+    assert_eq!(receiver.take_daemon().terminate().code(), Some(0));
     let printed = checked(&mut receiver, &collectors);
     assert!(!printed.contains("differently"), "{printed}");
 }

@@ -48,7 +48,7 @@ fn damaged(damage: impl FnOnce(&[PathBuf]) -> DamageCost) -> Vec<u64> {
     pair.sender.start();
     let exporters = pair.load(None, Until::Sent(BACKLOG)).finish();
     wait_until_spooled(&pair);
-    assert_eq!(pair.sender.take().terminate().code(), Some(0));
+    assert_eq!(pair.sender.take_daemon().terminate().code(), Some(0));
     let spool = pair.sender.path("spool");
     let files = segments(&spool);
     assert!(files.len() > 6, "{files:?}");

@@ -50,7 +50,7 @@ impl DecodingSetup {
 
     /// Restarts nf-receiver as if the collector had seen the exporter at this port before.
     fn see_exporter_at(&mut self, port: u16, collector: &UdpSocket) {
-        assert_eq!(self.receiver.take().terminate().code(), Some(0));
+        assert_eq!(self.receiver.take_daemon().terminate().code(), Some(0));
         let exporters = json!([{
             "sender": "edge",
             "exporter": self.exporter.local_addr().unwrap(),
@@ -155,7 +155,7 @@ fn sampling_is_known_after_a_collector_restart() {
 #[test]
 fn sampling_is_known_after_a_restart_of_both() {
     sampling_is_known_after(|setup| {
-        assert_eq!(setup.receiver.take().terminate().code(), Some(0));
+        assert_eq!(setup.receiver.take_daemon().terminate().code(), Some(0));
         setup.receiver.start();
     });
 }
@@ -253,14 +253,14 @@ fn a_clean_receiver_restart_repeats_nothing() {
     setup.wait_delivered();
     assert_eq!(arrived().len(), 2);
 
-    assert_eq!(setup.receiver.take().terminate().code(), Some(0));
+    assert_eq!(setup.receiver.take_daemon().terminate().code(), Some(0));
     setup.receiver.start();
     setup.send(&payloads[2..4]);
     setup.wait_delivered();
     assert_eq!((arrived().len(), setup.repeats()), (2, vec![0]));
 
     // A killed nf-receiver cannot record its last datagrams, so the template is repeated.
-    setup.receiver.take().kill();
+    setup.receiver.take_daemon().kill();
     setup.receiver.start();
     setup.send(&payloads[4..5]);
     setup.wait_delivered();

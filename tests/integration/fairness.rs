@@ -51,7 +51,7 @@ fn flood_in_an_outage(before: u64, is_killed: bool) {
     let [row] = &status["dropped_exporters"].as_array().unwrap()[..] else { panic!("{status:#}") };
     assert_eq!((row["address"].as_str(), count(row, "/datagrams")), (Some("127.0.0.2"), full));
     if is_killed {
-        pair.sender.take().kill();
+        pair.sender.take_daemon().kill();
         pair.sender.start();
     }
 

@@ -198,7 +198,7 @@ fn drop_newest_on_a_full_ext4_keeps_the_oldest() {
     let (held, full) = (count(&status, "/queued/datagrams"), dropped(&status, "spool_full"));
     assert!(held * DATAGRAM > 14 << 20, "the intake alone holds 12 MiB\n{status:#}");
 
-    assert_eq!(pair.sender.take().terminate().code(), Some(0));
+    assert_eq!(pair.sender.take_daemon().terminate().code(), Some(0));
     pair.sender.start();
     assert_eq!(count(&pair.sender.status(), "/queued/datagrams"), held);
     pair.link.restore();
@@ -221,7 +221,7 @@ fn a_disk_with_few_inodes_drops_nothing() {
     pair.sender.start();
     let exporters = pair.load(None, Until::Sent(5000)).finish();
     assert_eq!(dropped(&wait_until_spooled(&pair), "spool_full"), 0);
-    pair.sender.take().kill();
+    pair.sender.take_daemon().kill();
     pair.sender.start();
     let exporters = go_on(&pair, exporters, 7000);
     wait_until_spooled(&pair);

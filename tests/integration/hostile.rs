@@ -99,8 +99,8 @@ fn known_senders_connect_during_a_flood() {
     let (mut sender, _link) = distant_sender(receiver.addr(), "one");
     sender.start();
     sender.wait_state("connected", STALL);
-    sender.take().kill();
-    assert_eq!(receiver.take().terminate().code(), Some(0));
+    sender.take_daemon().kill();
+    assert_eq!(receiver.take_daemon().terminate().code(), Some(0));
     receiver.start();
     let flood = naming_flood(receiver.addr(), "one");
     sender.start();

@@ -130,7 +130,7 @@ fn a_start_on_a_full_btrfs_recovers_the_intake() {
         disk = Some(SmallDisk::btrfs(128, &pair.sender.path("disk"), &pair.sender.path("spool")));
     });
     let disk = disk.unwrap();
-    pair.sender.take().kill();
+    pair.sender.take_daemon().kill();
     disk.snapshot();
     let filler = disk.fill();
     // Space for the files of a start, but not for the pages of the intake.
@@ -148,7 +148,7 @@ fn a_start_on_a_full_btrfs_recovers_the_intake() {
 /// pair, the exporters and the number of recovered datagrams.
 fn damaged(damage: impl FnOnce(PathBuf)) -> (Pair, Exporters, u64) {
     let (mut pair, exporters) = holding(|_| ());
-    pair.sender.take().kill();
+    pair.sender.take_daemon().kill();
     damage(pair.sender.path("run/intake"));
     pair.sender.start();
     let status = pair.sender.status();
@@ -188,7 +188,7 @@ fn an_emptied_intake_is_logged_with_its_bound() {
 fn a_wiped_spool_logs_the_lost_intake() {
     let _running = shared();
     let (mut pair, _) = holding(|_| {});
-    pair.sender.take().kill();
+    pair.sender.take_daemon().kill();
     std::fs::remove_dir_all(pair.sender.path("spool")).unwrap();
     pair.sender.start();
     pair.sender.daemon().wait_for_log(
@@ -223,14 +223,14 @@ fn a_kill_after_a_run_in_memory_is_logged() {
         return;
     }
     let (mut pair, exporters) = holding(|_| ());
-    pair.sender.take().kill();
+    pair.sender.take_daemon().kill();
     let frozen = SmallDisk::freeze(&pair.sender.path("run/intake"));
     pair.sender.start();
     assert_eq!(pair.sender.status()["intake"]["in_memory"], true);
     assert_eq!(count(&pair.sender.status(), "/recovered/datagrams"), HELD);
     let exporters = go_on(&pair, exporters, 2 * HELD);
     wait_until_received(&pair, HELD);
-    pair.sender.take().kill();
+    pair.sender.take_daemon().kill();
     drop(frozen);
     pair.sender.start();
     assert_eq!(
@@ -267,7 +267,7 @@ fn a_failed_intake_that_stays_is_not_trusted() {
         return;
     }
     let (mut pair, exporters, _frozen) = failed_and_frozen();
-    pair.sender.take().kill();
+    pair.sender.take_daemon().kill();
     pair.sender.start();
     let recovered = count(&pair.sender.status(), "/recovered/datagrams");
     let lost = exporters.total() - recovered + dropped(&pair.sender.status(), "corrupt");
@@ -285,7 +285,7 @@ fn a_failed_intake_is_removed_once_it_can_be() {
     drop(frozen);
     pair.sender.daemon().wait_for_log(&["removed the file of the failed receive journal"], STALL);
     assert!(!pair.sender.path("run/intake").exists());
-    pair.sender.take().kill();
+    pair.sender.take_daemon().kill();
     pair.sender.start();
     assert_memory_was_lost(&pair, exporters, "is missing or empty", 2 * HELD);
 }

@@ -91,10 +91,10 @@ fn a_collector_detects_every_kind_of_fault() {
 #[test]
 fn a_tally_splits_missing_ranges() {
     let mut tally = ExporterTally::default();
-    assert!(tally.note(9));
+    assert!(tally.count(9));
     for number in [4, 0, 8] {
-        assert!(tally.note(number));
-        assert!(!tally.note(number));
+        assert!(tally.count(number));
+        assert!(!tally.count(number));
     }
     assert_eq!(tally.missing(12), [(1, 4), (5, 8), (10, 12)]);
     assert_eq!((tally.out_of_order, tally.repeated), (3, 3));
@@ -135,7 +135,7 @@ fn kernel_figures_count_queue_and_drops() {
     for _ in 0..1000 {
         exporter.send_to(&[1; 1000], full.local_addr().unwrap()).unwrap();
     }
-    assert!(KernelSocket::of(&full).figures().dropped > 900);
+    assert!(KernelSocket::find(&full).figures().dropped > 900);
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn a_load_pauses_while_a_socket_is_half_full() {
     // The kernel doubles the value.
     rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 106_496).unwrap();
     let reader = socket.try_clone().unwrap();
-    let held = Arc::new(HeldUdp::of(socket));
+    let held = Arc::new(HeldUdp::holding(socket));
     assert_eq!(held.capacity(), 212_992);
     let exporters = Exporters::new(0..2, held.addr(), Pattern::new(MIXED));
     let load = SteadyLoad::start(exporters, Arc::clone(&held), None, Until::Sent(3000));

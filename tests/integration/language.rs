@@ -59,13 +59,13 @@ impl Prose {
             let rest = line.strip_prefix("//")?;
             Some(rest.trim_start_matches(['/', '!']).trim().to_owned())
         };
-        Self::of(path, text.lines().map(|line| comment(line).unwrap_or_default()))
+        Self::read(path, text.lines().map(|line| comment(line).unwrap_or_default()))
     }
 
     /// The text of a Markdown document without code blocks and tables.
     fn of_document(path: &Path, text: &str) -> Self {
         let mut is_code = false;
-        Self::of(
+        Self::read(
             path,
             text.lines().map(|line| {
                 let is_fence = line.starts_with("```");
@@ -83,10 +83,10 @@ impl Prose {
     /// The text of a manual page without macros.
     fn of_page(path: &Path, text: &str) -> Self {
         let plain = |line: &str| if line.starts_with('.') { String::new() } else { line.to_owned() };
-        Self::of(path, text.lines().map(plain))
+        Self::read(path, text.lines().map(plain))
     }
 
-    fn of(path: &Path, lines: impl Iterator<Item = String>) -> Self {
+    fn read(path: &Path, lines: impl Iterator<Item = String>) -> Self {
         let lines = lines.enumerate().map(|(at, line)| (at + 1, without_quotes(&line))).collect();
         Self { path: path.to_owned(), lines }
     }

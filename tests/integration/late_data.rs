@@ -37,7 +37,7 @@ struct AfterOutage {
 
 impl AfterOutage {
     /// Sends datagrams to `collector` with these settings, cuts the link, and restores it after [`OUTAGE`].
-    fn of(collector: &Collector, lines: &str) -> Self {
+    fn run(collector: &Collector, lines: &str) -> Self {
         let toml = format!("[[collector]]\naddress = \"{}\"\n{lines}\n", collector.addr());
         let (sender, link, receiver) = connected_daemons(&toml);
         let exporters = sender.exporters(1, pattern());
@@ -79,7 +79,8 @@ fn missing_in_both(one: &[(u32, u32)], other: &[(u32, u32)]) -> Vec<(u32, u32)> 
 fn late_datagrams_go_to_the_late_address() {
     let _running = shared();
     let [fresh, late] = [(); 2].map(|()| Collector::start(1, pattern()));
-    let outage = AfterOutage::of(&fresh, &format!("late-after = \"1s\"\nlate-address = \"{}\"", late.addr()));
+    let outage =
+        AfterOutage::run(&fresh, &format!("late-after = \"1s\"\nlate-address = \"{}\"", late.addr()));
     let [(cut, _), (old, _), _] = outage.sent;
     // Datagrams that arrive there after the outage are fresh.
     let before = fresh.arrived();
@@ -106,7 +107,7 @@ fn late_datagrams_go_to_the_late_address() {
 fn catch_up_keeps_the_multiple_of_the_pace() {
     let _running = shared();
     let collector = Collector::start(1, pattern());
-    let outage = AfterOutage::of(&collector, "catch-up-pace = 2");
+    let outage = AfterOutage::run(&collector, "catch-up-pace = 2");
     let [(_, cut), _, (waited, mended)] = outage.sent;
     collector.wait_for(waited.into(), STALL);
     let (took, recorded) = (mended.elapsed(), mended - cut);

@@ -63,7 +63,7 @@ fn inside_link_local_exporters() {
     assert_eq!(payloads_by_source(&collector, 2).len(), 2);
 
     // The collector and nf-receiver restart, so templates must come from nf-receiver's state.
-    assert_eq!(receiver.take().terminate().code(), Some(0));
+    assert_eq!(receiver.take_daemon().terminate().code(), Some(0));
     drop(collector);
     let collector = UdpSocket::bind(address).unwrap();
     receiver.start();

@@ -88,27 +88,27 @@ impl Downgrade {
     /// Creates a stopped sender with a cut link and a backlog in segments. `toml` holds settings for
     /// `[spool]`.
     fn new(toml: &str) -> Self {
-        Self::of(Self::pair(Collector::start(2, pattern()), toml), BACKLOG)
+        Self::with_backlog(Self::pair(Collector::start(2, pattern()), toml), BACKLOG)
     }
 
     /// Does the same with the spool on its own disk.
     fn on(toml: &str, mount: impl FnOnce(&Path, &Path) -> SmallDisk) -> Self {
         let pair = Self::pair(Collector::start(2, pattern()), toml);
         let disk = mount(&pair.sender.path("disk"), &pair.sender.path("spool"));
-        Self { disk: Some(disk), ..Self::of(pair, BACKLOG) }
+        Self { disk: Some(disk), ..Self::with_backlog(pair, BACKLOG) }
     }
 
     fn pair(collector: Collector, toml: &str) -> Pair {
         Pair::around(collector, 2, pattern(), &format!("{QUICK_SENDER}sync-after = \"0s\"\n{toml}"))
     }
 
-    fn of(mut pair: Pair, backlog: u64) -> Self {
+    fn with_backlog(mut pair: Pair, backlog: u64) -> Self {
         pair.link.cut();
         pair.receiver.start();
         pair.sender.start();
         let exporters = pair.load(None, Until::Sent(backlog)).finish();
         wait_until_spooled(&pair);
-        assert_eq!(pair.sender.take().terminate().code(), Some(0));
+        assert_eq!(pair.sender.take_daemon().terminate().code(), Some(0));
         let files = segments(&pair.sender.path("spool"));
         assert!(files.len() > 8, "{files:?}");
         Self { pair, exporters, files, disk: None }
@@ -160,7 +160,7 @@ impl Downgrade {
 
     /// Stops the older version cleanly and starts one that can read everything.
     fn upgrade(&mut self) {
-        assert_eq!(self.pair.sender.take().terminate().code(), Some(0));
+        assert_eq!(self.pair.sender.take_daemon().terminate().code(), Some(0));
         self.kept().iter().for_each(|file| make_readable(file));
         self.pair.sender.start();
     }
@@ -196,9 +196,9 @@ fn an_upgrade_delivers_a_newer_spool() {
     test = test.go_on(BACKLOG + 500);
     assert_eq!(test.deliver_but(BACKLOG), 0);
     // Neither a kill nor a clean stop changes the files.
-    test.pair.sender.take().kill();
+    test.pair.sender.take_daemon().kill();
     test.pair.sender.start();
-    assert_eq!(test.pair.sender.take().terminate().code(), Some(0));
+    assert_eq!(test.pair.sender.take_daemon().terminate().code(), Some(0));
     let after: Vec<_> = test.kept().iter().map(|file| std::fs::read(file).unwrap()).collect();
     assert!(after == before, "bytes of newer segments changed");
     test.pair.sender.start();
@@ -236,7 +236,7 @@ fn a_queued_newer_batch_arrives_once() {
     let _running = shared();
     let reading = Reading { pace: ReadingPace::PerSecond(1000), ..Reading::default() };
     let collector = Collector::start_reading("127.0.0.1:0", 2, pattern(), reading);
-    let mut test = Downgrade::of(Downgrade::pair(collector, SEGMENTS), 8000);
+    let mut test = Downgrade::with_backlog(Downgrade::pair(collector, SEGMENTS), 8000);
     for file in &test.files {
         set_compression(file, 3);
     }
@@ -246,7 +246,7 @@ fn a_queued_newer_batch_arrives_once() {
     test.pair.sender.wait_status(STALL, |status| count(status, "/newer/files") >= 26);
     test.pair.link.cut();
     let last = test.kept().pop().unwrap();
-    assert_eq!(test.pair.sender.take().terminate().code(), Some(0));
+    assert_eq!(test.pair.sender.take_daemon().terminate().code(), Some(0));
     for file in segments(&test.pair.sender.path("spool")) {
         set_compression(&file, 0);
     }
@@ -287,7 +287,7 @@ fn an_upgrade_delivers_a_newer_intake() {
     pair.sender.start();
     let exporters = pair.load(None, Until::Sent(500)).finish();
     pair.sender.wait_status(STALL, |status| count(status, "/received/datagrams") == 500);
-    pair.sender.take().kill();
+    pair.sender.take_daemon().kill();
     let set_magic = |intake: &Path, magic: [u8; 8]| {
         change::<8>(intake, 0, |bytes| *bytes = u64::from_be_bytes(magic).to_ne_bytes());
     };
@@ -300,7 +300,7 @@ fn an_upgrade_delivers_a_newer_intake() {
     assert_eq!(test.deliver_but(500), 0);
     let log = test.pair.sender.daemon();
     assert_eq!(log.count_log(&["the receive journal", "are lost"]), 0, "all of it is kept");
-    assert_eq!(test.pair.sender.take().terminate().code(), Some(0));
+    assert_eq!(test.pair.sender.take_daemon().terminate().code(), Some(0));
 
     set_magic(&test.pair.sender.path("run/intake.newer-1"), *b"NFINTAK2");
     test.pair.sender.start();

@@ -112,7 +112,7 @@ impl NfcapdSetup {
             self.pattern.datagram(self.exporter, u32::try_from(number).unwrap(), &mut payload);
             let records = payload.len() - usize::try_from(FLOWS).unwrap() * 48;
             for record in payload[records..].chunks(48) {
-                assert_eq!(reference.insert(Flow::of(record), (number, 0)), None, "two flows are equal");
+                assert_eq!(reference.insert(Flow::parse(record), (number, 0)), None, "two flows are equal");
             }
         }
         for line in self.nfcapd.printed(0, FORMAT).lines() {
@@ -145,7 +145,7 @@ struct Flow([u32; 4]);
 
 impl Flow {
     /// Reads the flow from a record of NetFlow v5.
-    fn of(record: &[u8]) -> Self {
+    fn parse(record: &[u8]) -> Self {
         Self([0, 4, 16, 20].map(|at| u32::from_be_bytes(*record[at..].first_chunk().unwrap())))
     }
 
@@ -294,7 +294,7 @@ fn undecoded_after_restarts(toml: &str) -> Vec<u64> {
     carry(&setup, &mut exporter, 10);
 
     setup.nfcapd.stop();
-    assert_eq!(setup.receiver.take().terminate().code(), Some(0));
+    assert_eq!(setup.receiver.take_daemon().terminate().code(), Some(0));
     queue(&setup, &mut exporter, 10);
     setup.receiver.start();
     setup.nfcapd.start_again();

@@ -54,7 +54,7 @@ fn a_cut_link_loses_and_repeats_nothing() {
 #[test]
 fn a_killed_receiver_repeats_at_most_a_batch() {
     carries_all_through(false, |pair| {
-        pair.receiver.take().kill();
+        pair.receiver.take_daemon().kill();
         let_queue(pair, 2000);
         pair.receiver.start();
     });
@@ -63,7 +63,7 @@ fn a_killed_receiver_repeats_at_most_a_batch() {
 #[test]
 fn a_cleanly_stopped_receiver_repeats_nothing() {
     carries_all_through(true, |pair| {
-        let status = pair.receiver.take().terminate();
+        let status = pair.receiver.take_daemon().terminate();
         assert_eq!(status.code(), Some(0));
         let_queue(pair, 1000);
         pair.receiver.start();
@@ -73,7 +73,7 @@ fn a_cleanly_stopped_receiver_repeats_nothing() {
 #[test]
 fn a_killed_sender_loses_and_repeats_nothing() {
     carries_all_through(true, |pair| {
-        pair.sender.take().kill();
+        pair.sender.take_daemon().kill();
         pair.sender.start();
     });
 }
@@ -83,7 +83,7 @@ fn a_killed_sender_delivers_its_backlog() {
     carries_all_through(true, |pair| {
         pair.link.cut();
         let_queue(pair, 3000);
-        pair.sender.take().kill();
+        pair.sender.take_daemon().kill();
         pair.sender.start();
         let status = pair.sender.status();
         assert!(count(&status, "/recovered/datagrams") >= 3000, "{status:#}");
@@ -97,7 +97,7 @@ fn a_sender_stopped_with_a_backlog_exits_with_0() {
         pair.link.cut();
         let_queue(pair, 3000);
         let asked = Instant::now();
-        let status = pair.sender.take().terminate();
+        let status = pair.sender.take_daemon().terminate();
         assert_eq!(status.code(), Some(0));
         assert!(asked.elapsed() < Duration::from_secs(8), "stopped after {:?}", asked.elapsed());
         pair.sender.start();
@@ -111,7 +111,7 @@ fn a_clean_stop_on_a_good_link_leaves_no_backlog() {
     let mut pair = Pair::connected(3, pattern(), QUICK_SENDER);
     let exporters = pair.load(RATE, Until::Sent(3000)).finish();
     pair.sender.udp().wait_until_drained();
-    assert_eq!(pair.sender.take().terminate().code(), Some(0));
+    assert_eq!(pair.sender.take_daemon().terminate().code(), Some(0));
     pair.collector.wait_for_all(exporters.sent(), STALL).assert_exact(exporters.sent());
 }
 
@@ -211,7 +211,7 @@ fn a_clean_restart_repeats_nothing_to_a_collector() {
     let mut exporters = sender.exporters(1, pattern());
     exporters.send(5);
     there.wait_for(1, STALL);
-    assert_eq!(receiver.take().terminate().code(), Some(0));
+    assert_eq!(receiver.take_daemon().terminate().code(), Some(0));
     receiver.start();
     exporters.send(5);
     let late = Inbox::start(&away.to_string());

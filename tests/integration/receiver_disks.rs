@@ -38,7 +38,7 @@ fn waits_for(mut pair: Pair, reason: &str, repair: impl FnOnce()) {
     assert_eq!(count(&status, "/acknowledged/datagrams"), 0, "{status:#}");
     repair();
     pair.assert_all_arrive(&exporters, false);
-    pair.receiver.take().terminate();
+    pair.receiver.take_daemon().terminate();
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn senders_wait_for_a_state_disk_without_inodes() {
     }
     let (mut pair, disk) = pair_with(|image, place| SmallDisk::ext4_with(&["-N", "64"], 16, image, place));
     pair.receiver.start();
-    pair.receiver.take().kill();
+    pair.receiver.take_daemon().kill();
     let others = take_inodes(disk.place());
     waits_for(pair, "no inodes left on the file system of", || std::fs::remove_dir_all(others).unwrap());
 }
@@ -63,7 +63,7 @@ fn senders_wait_for_a_full_state_disk() {
     let options = ["-t", "tmpfs", "-o", "size=1m", "state"];
     let (mut pair, disk) = pair_with(|_, place| SmallDisk::mount(&options, place));
     pair.receiver.start();
-    pair.receiver.take().kill();
+    pair.receiver.take_daemon().kill();
     let filler = disk.fill();
     waits_for(pair, "No space left on device", || std::fs::remove_file(filler).unwrap());
 }
@@ -76,7 +76,7 @@ fn senders_wait_for_a_read_only_state_disk() {
     }
     let (mut pair, disk) = pair_with(|image, place| SmallDisk::ext4(16, image, place));
     pair.receiver.start();
-    pair.receiver.take().kill();
+    pair.receiver.take_daemon().kill();
     disk.remount("ro");
     waits_for(pair, "Read-only file system", || disk.remount("rw"));
 }

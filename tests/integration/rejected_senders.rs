@@ -26,7 +26,7 @@ struct RejectedSender {
 
 impl RejectedSender {
     /// Starts both daemons after `prepare` has configured them, and sends 50 datagrams.
-    fn of(prepare: impl FnOnce(&mut SenderHost, &mut ReceiverHost)) -> Self {
+    fn start(prepare: impl FnOnce(&mut SenderHost, &mut ReceiverHost)) -> Self {
         let pattern = Pattern::new(MIXED);
         let collector = Collector::start(1, pattern);
         let mut receiver = ReceiverHost::new(&[collector.addr()], "");
@@ -76,7 +76,7 @@ impl RejectedSender {
 #[test]
 fn a_wrong_key_of_the_sender_loses_nothing() {
     let _running = shared();
-    let rejected = RejectedSender::of(|sender, receiver| {
+    let rejected = RejectedSender::start(|sender, receiver| {
         sender.use_key("one");
         receiver.use_key("two");
     });
@@ -89,7 +89,7 @@ fn a_wrong_key_of_the_sender_loses_nothing() {
 #[test]
 fn a_wrong_key_of_the_receiver_loses_nothing() {
     let _running = shared();
-    let rejected = RejectedSender::of(|sender, receiver| {
+    let rejected = RejectedSender::start(|sender, receiver| {
         sender.use_key("one");
         receiver.use_key("two");
     });
@@ -102,7 +102,7 @@ fn a_wrong_key_of_the_receiver_loses_nothing() {
 #[test]
 fn the_shared_key_is_rejected_for_a_keyed_sender() {
     let _running = shared();
-    let mut rejected = RejectedSender::of(|sender, receiver| {
+    let mut rejected = RejectedSender::start(|sender, receiver| {
         sender.use_key("shared");
         receiver.use_key("shared");
         let own = receiver.path("own");
@@ -118,7 +118,7 @@ fn the_shared_key_is_rejected_for_a_keyed_sender() {
 #[test]
 fn a_sender_in_clear_text_is_asked_for_a_key() {
     let _running = shared();
-    let rejected = RejectedSender::of(|sender, receiver| {
+    let rejected = RejectedSender::start(|sender, receiver| {
         receiver.use_key("one");
         sender.protect(&[]);
         write_key(&sender.path("later"), "one");
@@ -134,7 +134,7 @@ fn a_sender_in_clear_text_is_asked_for_a_key() {
 #[test]
 fn a_receiver_without_a_key_rejects_a_keyed_one() {
     let _running = shared();
-    let mut rejected = RejectedSender::of(|sender, receiver| {
+    let mut rejected = RejectedSender::start(|sender, receiver| {
         sender.use_key("one");
         receiver.protect(&[]);
     });
@@ -149,7 +149,7 @@ fn a_receiver_without_a_key_rejects_a_keyed_one() {
 #[test]
 fn a_rejected_cipher_lists_the_allowed_ones() {
     let _running = shared();
-    let mut rejected = RejectedSender::of(|sender, receiver| {
+    let mut rejected = RejectedSender::start(|sender, receiver| {
         sender.use_key("one");
         receiver.use_key("one");
         receiver.set_toml("ciphers = [\"aes-256-gcm\"]\n");

@@ -49,7 +49,7 @@ fn restore(sender: &mut SenderHost, backup: &Path) {
 }
 
 fn stop(sender: &mut SenderHost) {
-    assert_eq!(sender.take().terminate().code(), Some(0));
+    assert_eq!(sender.take_daemon().terminate().code(), Some(0));
 }
 
 fn restart(sender: &mut SenderHost) {
@@ -104,7 +104,7 @@ fn a_backup_restored_in_an_outage_loses_nothing() {
         exporters = go_on(&pair, exporters, step * STEP);
         pair.sender.udp().wait_until_drained();
         if step == 4 {
-            pair.sender.take().kill();
+            pair.sender.take_daemon().kill();
             pair.sender.start();
         } else {
             restart(&mut pair.sender);
@@ -200,7 +200,7 @@ fn clones(is_stopped_for_the_copy: bool) {
         match step {
             2 => restart(&mut clone),
             3 => {
-                original.take().kill();
+                original.take_daemon().kill();
                 original.start();
             }
             _ => {}
@@ -266,7 +266,7 @@ fn a_power_loss_with_an_empty_queue_warns_nobody() {
     let mut pair = Pair::connected(2, pattern(), QUICK_SENDER);
     let exporters = go_on(&pair, pair.exporters(), STEP);
     wait_until_delivered(&pair.sender);
-    pair.sender.take().kill();
+    pair.sender.take_daemon().kill();
     std::fs::remove_file(pair.sender.path("run/intake")).unwrap();
     pair.sender.start();
     let exporters = go_on(&pair, exporters, 2 * STEP);

@@ -48,7 +48,7 @@ fn one_of_two_senders_with_one_id_is_connected() {
     first.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
     assert_eq!(first.daemon().count_log(&["connected to"]), 1, "{}", first.daemon().log());
 
-    assert_eq!(first.take().terminate().code(), Some(0));
+    assert_eq!(first.take_daemon().terminate().code(), Some(0));
     reconnect(&second);
     let sent = [exporters[0].sent()[0], exporters[1].sent()[0]];
     collector.wait_for_all(&sent, STALL).assert_exact(&sent);

@@ -173,8 +173,8 @@ fn a_key_on_the_command_line_is_erased() {
             daemon.wait_for_log(&["--key-file", "credential", "-k -"], STALL);
             assert_eq!(daemon.count_log(&["passphrase of two"]), 0, "{}", daemon.log());
         }
-        pair.sender.take().terminate();
-        pair.receiver.take().terminate();
+        pair.sender.take_daemon().terminate();
+        pair.receiver.take_daemon().terminate();
     }
 }
 
@@ -299,7 +299,7 @@ fn a_passphrase_works_with_a_new_salt_per_start() {
     pair.assert_all_arrive(&exporters, false);
     let first = salt_of(pair.receiver.addr());
     assert_eq!(salt_of(pair.receiver.addr()), first, "one salt for one run");
-    pair.receiver.take().terminate();
+    pair.receiver.take_daemon().terminate();
     pair.receiver.start();
     exporters.send(SENT.into());
     pair.assert_all_arrive(&exporters, true);

@@ -193,7 +193,7 @@ fn a_group_assigns_exporters_permanently() {
     let first = takers(&setup, &mut exporters, &[&one, &two]);
     assert!(first.contains(&0) && first.contains(&1), "{first:?}");
 
-    assert_eq!(setup.receiver.take().terminate().code(), Some(0));
+    assert_eq!(setup.receiver.take_daemon().terminate().code(), Some(0));
     setup.receiver.set_toml(&group(&[&two, &one]));
     setup.receiver.start();
     assert_eq!(takers(&setup, &mut exporters, &[&one, &two]), first, "after a restart");

@@ -256,7 +256,7 @@ fn has_no_inodes(backlog: u64, mount: impl FnOnce(&Path, &Path) -> SmallDisk) {
     assert_eq!(count(&status, "/queued/datagrams"), backlog + 14_000, "{status:#}");
     assert!(warns(&status, "no inodes left on the file system of"), "{status:#}");
     pair.sender.daemon().wait_for_log(&["no inodes left on the file system of", "spool"], STALL);
-    pair.sender.take().kill();
+    pair.sender.take_daemon().kill();
     pair.sender.start();
     exporters = go_on(&pair, exporters, backlog + 23_000);
     let status = wait_until_spooled(&pair);
@@ -302,7 +302,7 @@ fn starts_read_only(mount: impl FnOnce(&Path, &Path) -> SmallDisk) {
     let (mut pair, disk) = cut_pair(&settings("0B", "rotate-size = \"1MiB\"\n"), mount);
     let exporters = pair.load(None, Until::Sent(BACKLOG)).finish();
     wait_until_spooled(&pair);
-    pair.sender.take().kill();
+    pair.sender.take_daemon().kill();
     let last = segments(&pair.sender.path("spool")).pop().unwrap();
     File::options().append(true).open(last).unwrap().write_all(&[0x5A; 100]).unwrap();
     disk.remount("ro");
@@ -347,7 +347,7 @@ fn starts_full(mount: impl FnOnce(&Path, &Path) -> SmallDisk) {
     let (mut pair, disk) = cut_pair(&settings("0B", ""), mount);
     let exporters = pair.load(None, Until::Sent(BACKLOG)).finish();
     wait_until_spooled(&pair);
-    pair.sender.take().kill();
+    pair.sender.take_daemon().kill();
     let filler = disk.fill();
     std::fs::remove_file(pair.sender.path("spool/lock")).unwrap();
     let others = take_inodes(disk.place());
@@ -387,7 +387,7 @@ fn a_read_only_spool_is_locked_against_a_second() {
         return;
     }
     let (mut pair, disk) = cut_pair(&settings("0B", ""), |image, place| SmallDisk::ext4(64, image, place));
-    pair.sender.take().kill();
+    pair.sender.take_daemon().kill();
     std::fs::remove_file(pair.sender.path("spool/lock")).unwrap();
     disk.remount("ro");
     pair.sender.start();

@@ -74,16 +74,16 @@ fn an_encrypted_backlog_survives_a_key_change() {
 
     sender.set_toml(&settings(&sender, false, &[]));
     spool_100(&mut sender, &mut exporters, 100);
-    sender.take().terminate();
+    sender.take_daemon().terminate();
     assert_eq!(visible(&sender, pattern, 100), 100, "without encryption");
 
     sender.set_toml(&settings(&sender, true, &["one"]));
     spool_100(&mut sender, &mut exporters, 200);
-    sender.take().kill();
+    sender.take_daemon().kill();
     assert_eq!(visible(&sender, pattern, 200), 100, "those of before only");
     sender.set_toml(&settings(&sender, true, &["two", "one"]));
     spool_100(&mut sender, &mut exporters, 300);
-    sender.take().terminate();
+    sender.take_daemon().terminate();
     assert_eq!(visible(&sender, pattern, 300), 100, "those of before only");
 
     sender.set_toml(&settings(&sender, false, &["two", "one"]));
@@ -103,7 +103,7 @@ fn a_wrong_spool_key_changes_nothing() {
     sender.set_toml(&settings(&sender, true, &["one"]));
     let mut exporters = sender.exporters(1, Pattern::new(MIXED));
     spool_100(&mut sender, &mut exporters, 100);
-    sender.take().terminate();
+    sender.take_daemon().terminate();
     let before = contents(&sender.path("spool"));
     for keys in [&["two"][..], &[]] {
         sender.set_toml(&settings(&sender, !keys.is_empty(), keys));

@@ -66,7 +66,7 @@ fn start(pair: &mut Pair, toml: &str) {
 
 /// Stops the sender cleanly and starts it with other settings.
 fn restart(pair: &mut Pair, toml: &str) {
-    assert_eq!(pair.sender.take().terminate().code(), Some(0));
+    assert_eq!(pair.sender.take_daemon().terminate().code(), Some(0));
     start(pair, toml);
 }
 
@@ -116,7 +116,7 @@ fn an_encrypted_backlog_survives_kills() {
     let mut exporters = pair.exporters();
     for _ in 0..3 {
         exporters = add(&pair, exporters);
-        pair.sender.take().kill();
+        pair.sender.take_daemon().kill();
         assert!(!shows_payload(&pair, &exporters));
         pair.sender.start();
         assert_conserved(&pair.sender.status());
@@ -125,12 +125,12 @@ fn an_encrypted_backlog_survives_kills() {
     let total = exporters.total() + STEP;
     exporters = go_on(&pair, exporters, total);
     pair.sender.udp().wait_until_drained();
-    pair.sender.take().kill();
+    pair.sender.take_daemon().kill();
     assert!(!shows_payload(&pair, &exporters));
     pair.sender.start();
     pair.link.restore();
     pair.collector.wait_for(STEP, STALL);
-    pair.sender.take().kill();
+    pair.sender.take_daemon().kill();
     pair.sender.start();
     pair.assert_all_arrive(&exporters, true);
 }
@@ -171,7 +171,7 @@ fn a_clear_backlog_survives_turning_encryption_on() {
     let key = key(&pair, "one");
     start(&mut pair, &settings(""));
     let exporters = add(&pair, pair.exporters());
-    pair.sender.take().kill();
+    pair.sender.take_daemon().kill();
     pair.sender.set_toml(&encrypted(&key));
     let (status, log) = pair.sender.launch().spawn().wait_exit(REFUSAL);
     assert_eq!(status.code(), Some(CONFIG), "{log}");

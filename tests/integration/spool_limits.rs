@@ -48,7 +48,7 @@ fn a_full_spool_counts_drops_across_a_kill() {
     let exporters = go_on(&pair, pair.exporters(), 5000);
     let first_run = dropped(&wait_until_spooled(&pair), "spool_full");
     assert!(first_run > 1000, "{first_run}");
-    pair.sender.take().kill();
+    pair.sender.take_daemon().kill();
     pair.sender.start();
     let exporters = go_on(&pair, exporters, 10_000);
     let held = wait_until_spooled(&pair);
@@ -76,7 +76,7 @@ fn a_kill_of_a_full_sender_leaves_one_gap() {
     pair.link.cut();
     let load = SteadyLoad::start(exporters, pair.sender.udp().clone(), Some(8000), Until::Sent(10_000));
     pair.sender.wait_status(STALL, |status| dropped(status, "spool_full") > 500);
-    pair.sender.take().kill();
+    pair.sender.take_daemon().kill();
     pair.sender.start();
     let exporters = load.finish();
     wait_until_spooled(&pair);
@@ -130,7 +130,7 @@ fn a_clean_stop_keeps_datagrams_in_memory() {
     let exporters = overfill(&pair);
     let status = pair.sender.status();
     let (held, full) = (count(&status, "/queued/datagrams"), dropped(&status, "spool_full"));
-    assert_eq!(pair.sender.take().terminate().code(), Some(0));
+    assert_eq!(pair.sender.take_daemon().terminate().code(), Some(0));
     pair.sender.start();
     let status = pair.sender.status();
     assert_eq!(count(&status, "/recovered/datagrams"), held, "{status:#}");
@@ -250,7 +250,7 @@ fn a_wiped_spool_starts_a_new_stream() {
     for orderly in [true, false] {
         exporters.send(20);
         pair.assert_all_arrive(&exporters, true);
-        let daemon = pair.sender.take();
+        let daemon = pair.sender.take_daemon();
         if orderly {
             assert_eq!(daemon.terminate().code(), Some(0));
         } else {

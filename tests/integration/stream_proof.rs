@@ -118,7 +118,7 @@ fn an_unknown_stream_cannot_be_claimed() {
     let stream = stream_of(&pair);
     pair.link.cut();
     // The receiver has lost its state and knows no stream.
-    assert_eq!(pair.receiver.take().terminate().code(), Some(0));
+    assert_eq!(pair.receiver.take_daemon().terminate().code(), Some(0));
     std::fs::remove_dir_all(pair.receiver.path("state")).unwrap();
     pair.receiver.start();
     attack(&mut client(&pair, Some("one")), stream, FAR);
@@ -139,7 +139,7 @@ fn a_lost_secret_starts_a_new_stream() {
     pair.link.cut();
     let exporters = go_on(&pair, exporters, 2 * STEP);
     pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == STEP);
-    assert_eq!(pair.sender.take().terminate().code(), Some(0));
+    assert_eq!(pair.sender.take_daemon().terminate().code(), Some(0));
     std::fs::remove_file(pair.sender.path("spool/stream")).unwrap();
     pair.sender.start();
     let status = pair.sender.status();
@@ -231,7 +231,7 @@ fn streams_begun_before_it_displace_no_sender() {
     pair.sender.wait_status(STALL, |status| count(status, "/queued/datagrams") == 0);
     cut(&pair);
     let exporters = go_on(&pair, exporters, 2 * STEP);
-    assert_eq!(pair.receiver.take().terminate().code(), Some(0));
+    assert_eq!(pair.receiver.take_daemon().terminate().code(), Some(0));
     // As if it had been connected for an hour.
     let position = pair.receiver.path(&format!("state/positions/edge@{}", stream_of(&pair)));
     let file = File::options().write(true).open(&position).unwrap();
@@ -315,7 +315,7 @@ fn a_new_spool_follows_a_dead_connection() {
     let mut pair = Pair::connected(2, Pattern::new(MIXED), &heartbeat);
     // nf-receiver does not notice that the sender is gone.
     pair.link.freeze();
-    pair.sender.take().kill();
+    pair.sender.take_daemon().kill();
     std::fs::remove_dir_all(pair.sender.path("spool")).unwrap();
     pair.sender.set_receiver(Some(pair.receiver.addr().to_string()));
     let began = Instant::now();

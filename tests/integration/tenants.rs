@@ -92,7 +92,7 @@ fn sites_with_one_exporter_address_decode() {
         }
         // Both collectors and nf-receiver restart, so templates must come from nf-receiver's state.
         collectors.iter_mut().for_each(DecodingCollector::stop_when_drained);
-        assert_eq!(receiver.take().terminate().code(), Some(0));
+        assert_eq!(receiver.take_daemon().terminate().code(), Some(0));
         collectors.iter_mut().for_each(DecodingCollector::start_again);
         receiver.start();
         for (site, payloads) in sites.iter_mut().zip(&of_sites) {
@@ -121,7 +121,7 @@ fn sites_with_one_address_keep_their_templates() {
         site.send(&payloads[..1]);
     }
     assert_eq!(payloads_by_source(&collector, 2).len(), 2);
-    assert_eq!(receiver.take().terminate().code(), Some(0));
+    assert_eq!(receiver.take_daemon().terminate().code(), Some(0));
     drop(collector);
     let collector = UdpSocket::bind(address).unwrap();
     receiver.start();

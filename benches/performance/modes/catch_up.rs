@@ -40,23 +40,29 @@ const SINK_LOOKS: usize = 64;
 pub(crate) fn turn(settings: &Settings, results: &mut Results) {
     let total = count(settings.backlog * f64::from(1 << 20) / float(u64::try_from(LEN).unwrap()));
     let (arrivals, memory) = caught_up(total);
-    note(settings, results, PAIR, total, &arrivals);
+    add_result(settings, results, PAIR, total, &arrivals);
     for (who, memory, intake) in memory {
         let mebibytes = |bytes: u64| float(bytes) / f64::from(1 << 20);
         results.add(MEMORY_PEAK, who, 0, mebibytes(memory.peak + intake.saturating_sub(memory.shared)));
         results.add(MEMORY_OWN, who, 0, mebibytes(memory.anonymous));
         results.add(MEMORY_FILE, who, 0, mebibytes(memory.file));
         results.add(MEMORY_INTAKE, who, 0, mebibytes(intake));
-        settings.note(who, &format!("{memory:?}, intake {intake}"));
+        settings.print_run(who, &format!("{memory:?}, intake {intake}"));
     }
     for (who, sending) in [(PLAIN, Sending::Plain), (GSO, Sending::Gso)] {
-        note(settings, results, who, total, &bare(sending, total));
+        add_result(settings, results, who, total, &bare(sending, total));
     }
 }
 
-fn note(settings: &Settings, results: &mut Results, who: &'static str, total: u64, arrivals: &Arrivals) {
+fn add_result(
+    settings: &Settings,
+    results: &mut Results,
+    who: &'static str,
+    total: u64,
+    arrivals: &Arrivals,
+) {
     let lost = total - arrivals.arrived;
-    settings.note(who, &format!("{:>7.0}/s, {lost} of {total} lost", arrivals.rate()));
+    settings.print_run(who, &format!("{:>7.0}/s, {lost} of {total} lost", arrivals.rate()));
     if lost + arrivals.repeated + arrivals.out_of_order + arrivals.corrupted == 0 {
         results.add(CATCH_UP, who, 0, arrivals.rate());
     } else {

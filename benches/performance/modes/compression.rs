@@ -71,7 +71,7 @@ pub(crate) fn turn(settings: &Settings, results: &mut Results) {
             let speed = |time: Duration| payload * float(bytes(rounds)) / time.as_secs_f64() / 1e9;
             add(ENCODE, speed(encode(exports, compression, rounds)));
             add(DECODE, speed(decode(&batches, rounds)));
-            settings.note(kind, &format!("{name}: {} bytes of {payload}", wire(&batches)));
+            settings.print_run(kind, &format!("{name}: {} bytes of {payload}", wire(&batches)));
         }
     }
 }

@@ -30,7 +30,7 @@ pub(crate) fn turn(settings: &Settings, results: &mut Results) {
     for rate in RATES {
         for kind in settings.chosen(Kind::all()) {
             let run = measure(settings, kind, rate);
-            note(results, kind, &run);
+            add_results(results, kind, &run);
         }
     }
 }
@@ -50,11 +50,11 @@ pub(crate) fn latency(settings: &Settings, results: &mut Results) {
 /// Starts a new relay for each rate, so that no backlog of an earlier run remains.
 fn measure(settings: &Settings, kind: Kind, rate: u64) -> RelayRun {
     let run = Course::new(kind, EXPORTERS).run(float(rate), settings.run);
-    settings.note(kind.name(), &run);
+    settings.print_run(kind.name(), &run);
     run
 }
 
-fn note(results: &mut Results, kind: Kind, run: &RelayRun) {
+fn add_results(results: &mut Results, kind: Kind, run: &RelayRun) {
     let rate = count(run.rate);
     if rate == LATENCY_RATE {
         note_latency(results, kind, run);

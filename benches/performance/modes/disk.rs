@@ -40,11 +40,11 @@ pub(crate) fn turn(settings: &Settings, results: &mut Results) {
             let seconds = if in_memory { settings.disk } else { settings.disk.min(BESIDE_SECONDS) };
             let written = written(in_memory, seconds);
             results.add(WRITTEN, who, 0, written);
-            settings.note(who, &format!("{written:.4} bytes written per byte carried"));
+            settings.print_run(who, &format!("{written:.4} bytes written per byte carried"));
             if let Some((per_byte, forced)) = forced(in_memory, settings.disk.min(TRACED)) {
                 results.add(FORCED, who, 0, per_byte);
                 results.add(CALLS, who, 0, float(forced.calls));
-                settings.note(who, &forced);
+                settings.print_run(who, &forced);
             }
         }
     }
@@ -67,7 +67,7 @@ fn forced(in_memory: bool, seconds: f64) -> Option<(f64, Forced)> {
     let sink = Sink::start();
     let pair = BenchPair::connected_with(sink.addr(), None, in_memory);
     let mut course = Course::through(&[pair.input()], pair.processes().to_vec(), sink, EXPORTERS);
-    let trace = Trace::of(pair.sender.process().pid)?;
+    let trace = Trace::attach(pair.sender.process().pid)?;
     course.run(RATE, seconds);
     let forced = trace.end();
     let carried = count(RATE * seconds) * u64::try_from(LEN).unwrap();

@@ -22,7 +22,7 @@ pub(crate) fn turn(settings: &Settings, results: &mut Results) {
     for exporters in COUNTS {
         for kind in settings.chosen(KINDS) {
             let run = Course::new(kind, exporters).run(float(RATE), settings.run);
-            settings.note(kind.name(), &format!("{exporters:>4} exporters {run}"));
+            settings.print_run(kind.name(), &format!("{exporters:>4} exporters {run}"));
             results.add(EXPORTERS, kind.name(), exporters.into(), run.cost());
         }
     }

@@ -47,7 +47,7 @@ pub(crate) fn turn(settings: &Settings, results: &mut Results) {
             let IngestProbe { total, taken, dropped, kept } = measure(rate, settings.probe);
             let line =
                 format!("{rate:>7.0}/s: {total} sent, {taken} taken, {dropped} dropped, rate kept: {kept}");
-            settings.note(who, &line);
+            settings.print_run(who, &line);
             let is_taken = total == taken && dropped == 0;
             is_generator = if is_taken && kept { is_generator } else { is_taken };
             is_taken && kept

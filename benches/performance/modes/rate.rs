@@ -29,13 +29,13 @@ fn highest(settings: &Settings, kind: Kind, guess: Option<f64>) -> (f64, bool) {
     let mut course = None;
     let highest = search::highest(guess, START, |rate| {
         let run = course.get_or_insert_with(|| Course::new(kind, EXPORTERS)).run(rate, settings.probe);
-        settings.note(kind.name(), &run);
+        settings.print_run(kind.name(), &run);
         if !run.is_exact() {
             course = None; // leftovers must not reach the next probe
         }
         is_generator = if run.is_reached() { is_generator } else { run.is_exact() && !run.sent.kept };
         run.is_reached()
     });
-    settings.note(kind.name(), &format!("highest {highest:.0}/s"));
+    settings.print_run(kind.name(), &format!("highest {highest:.0}/s"));
     (highest, is_generator)
 }

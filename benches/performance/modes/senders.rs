@@ -50,7 +50,7 @@ pub(crate) fn turn(settings: &Settings, results: &mut Results) {
         let inputs: Vec<_> = senders.iter().map(|sender| sender.host.udp().addr()).collect();
         let mut course = Course::through(&inputs, vec![receiver], sink, count);
         let run = course.run(float(RATE), settings.run);
-        settings.note(RECEIVER, &format!("{count:>4} senders {run}"));
+        settings.print_run(RECEIVER, &format!("{count:>4} senders {run}"));
         results.add(SENDERS, RECEIVER, count.into(), run.cost());
     }
 }

@@ -40,8 +40,8 @@ pub(crate) fn turn(settings: &Settings, results: &mut Results) {
             let took = sender.host.start().ready_after();
             let status = sender.host.status();
             assert_eq!(samples::count(&status, "/queued/segments"), segments, "not recovered:\n{status:#}");
-            sender.host.take().terminate();
-            settings.note(SENDER, &format!("{segments} segments: ready after {took:.2?}"));
+            sender.host.take_daemon().terminate();
+            settings.print_run(SENDER, &format!("{segments} segments: ready after {took:.2?}"));
             results.add(START, SENDER, segments, took.as_secs_f64() * 1000.0);
         }
     }

@@ -37,7 +37,7 @@ impl fmt::Display for Forced {
 
 impl Trace {
     /// Attaches strace to a process; `None` if strace is missing or not permitted.
-    pub(super) fn of(pid: u32) -> Option<Self> {
+    pub(super) fn attach(pid: u32) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("trace");
         let mut command = Command::new("strace");

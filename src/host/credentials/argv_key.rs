@@ -47,7 +47,7 @@ pub fn conceal_token(token: &str) -> Result<(), DaemonError> {
     if token == "-" || token.len() > TOKEN_MAX {
         return Ok(());
     }
-    console::note(
+    console::print_note(
         "warning: the token was on the command line, where other users could read it until now, and where \
          shell histories and logs keep it: use `nf-sender join` without it, which asks for the token. If \
          others may have seen it, replace it: nf-receiver invite --renew",

@@ -24,7 +24,7 @@ pub fn read_secret_line(prompt: &str, most: usize) -> io::Result<Zeroizing<Strin
         return Ok(text);
     }
     let _hidden = HiddenInput::begin(&input)?;
-    console::note(prompt);
+    console::print_note(prompt);
     edited_line(input.lock().bytes(), most)
 }
 
@@ -66,7 +66,7 @@ impl<'a> HiddenInput<'a> {
 impl Drop for HiddenInput<'_> {
     fn drop(&mut self) {
         if let Err(error) = tcsetattr(self.terminal, OptionalActions::Now, &self.before) {
-            console::note(&format!("cannot restore the echo of the terminal: {error}: run stty echo"));
+            console::print_note(&format!("cannot restore the echo of the terminal: {error}: run stty echo"));
         }
     }
 }

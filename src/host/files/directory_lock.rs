@@ -46,7 +46,7 @@ pub struct DirectoryLock {
 impl DirectoryLock {
     /// Locks `directory`, which is created with mode 0700 if it is missing. Fails if other users may write to
     /// it, or to one of the existing directories `within` it.
-    pub fn take(directory: &Path, within: &[&str]) -> Result<Self, DirectoryLockError> {
+    pub fn acquire(directory: &Path, within: &[&str]) -> Result<Self, DirectoryLockError> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -133,9 +133,9 @@ mod tests {
     fn a_second_lock_names_the_first_process() {
         let parent = tempfile::tempdir().unwrap();
         let directory = parent.path().join("a/spool");
-        let first = DirectoryLock::take(&directory, &[]).unwrap();
+        let first = DirectoryLock::acquire(&directory, &[]).unwrap();
         assert_eq!(fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700);
-        let refused = DirectoryLock::take(&directory, &[]).unwrap_err().to_string();
+        let refused = DirectoryLock::acquire(&directory, &[]).unwrap_err().to_string();
         let expected = format!(
             "{}: process {} uses this directory: stop it first, or name another directory",
             directory.display(),
@@ -143,7 +143,7 @@ mod tests {
         );
         assert_eq!(refused, expected);
         drop(first);
-        DirectoryLock::take(&directory, &[]).unwrap();
+        DirectoryLock::acquire(&directory, &[]).unwrap();
     }
 
     #[test]
@@ -158,7 +158,7 @@ mod tests {
         };
         let owner = fs::metadata(&foreign).unwrap().uid();
         assert_eq!(
-            DirectoryLock::take(&foreign, &[]).unwrap_err().to_string(),
+            DirectoryLock::acquire(&foreign, &[]).unwrap_err().to_string(),
             format!(
                 "{}: this directory belongs to user id {owner}, and this process runs as user id {ours}: \
                  run it as that user, change the owner, or name another directory",
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn a_path_below_a_file_is_rejected() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let refused = DirectoryLock::take(&file.path().join("spool"), &[]).unwrap_err().to_string();
+        let refused = DirectoryLock::acquire(&file.path().join("spool"), &[]).unwrap_err().to_string();
         assert!(refused.contains("cannot be created, as user id "), "{refused}");
         assert!(refused.contains("Not a directory"), "{refused}");
     }
@@ -181,7 +181,7 @@ mod tests {
         for mode in [0o777, 0o770, 0o720, 0o702, 0o1777, 0o2775] {
             set_mode(directory.path(), mode);
             assert_eq!(
-                DirectoryLock::take(directory.path(), &[]).unwrap_err().to_string(),
+                DirectoryLock::acquire(directory.path(), &[]).unwrap_err().to_string(),
                 format!(
                     "{0}: other users may create, replace and remove files in this directory (its mode is \
                      {mode:04o}): chmod go-w {0}, or name another directory",
@@ -192,7 +192,7 @@ mod tests {
         }
         for mode in [0o700, 0o750, 0o755, 0o2750] {
             set_mode(directory.path(), mode);
-            DirectoryLock::take(directory.path(), &[]).unwrap();
+            DirectoryLock::acquire(directory.path(), &[]).unwrap();
         }
     }
 
@@ -203,13 +203,13 @@ mod tests {
         fs::create_dir(&below).unwrap();
         set_mode(&below, 0o777);
         let refused =
-            DirectoryLock::take(directory.path(), &["positions", "absent"]).unwrap_err().to_string();
+            DirectoryLock::acquire(directory.path(), &["positions", "absent"]).unwrap_err().to_string();
         assert!(
             refused.ends_with(&format!("chmod go-w {}, or name another directory", below.display())),
             "{refused}"
         );
         set_mode(&below, 0o755);
-        DirectoryLock::take(directory.path(), &["positions", "absent"]).unwrap();
+        DirectoryLock::acquire(directory.path(), &["positions", "absent"]).unwrap();
     }
 
     #[test]
@@ -220,7 +220,7 @@ mod tests {
         for target in [&precious, &absent] {
             let lock = directory.path().join("lock");
             symlink(target, &lock).unwrap();
-            let refused = DirectoryLock::take(directory.path(), &[]).unwrap_err().to_string();
+            let refused = DirectoryLock::acquire(directory.path(), &[]).unwrap_err().to_string();
             assert!(refused.contains("its file `lock` cannot be opened"), "{refused}");
             assert!(refused.contains("it is a symbolic link"), "{refused}");
             fs::remove_file(lock).unwrap();
@@ -234,7 +234,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let lock = directory.path().join("lock");
         rustix::fs::mknodat(rustix::fs::CWD, &lock, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
-        let refused = DirectoryLock::take(directory.path(), &[]).unwrap_err().to_string();
+        let refused = DirectoryLock::acquire(directory.path(), &[]).unwrap_err().to_string();
         assert!(refused.contains("it is not a file"), "{refused}");
     }
 }

@@ -21,7 +21,7 @@ pub fn print(text: &str) -> Result<(), DaemonError> {
 }
 
 /// Writes a note to stderr. A closed stderr is not an error.
-pub fn note(sentence: &str) {
+pub fn print_note(sentence: &str) {
     drop(io::stderr().write_all(format!("{sentence}\n").as_bytes()));
 }
 

@@ -22,15 +22,15 @@ pub struct Privilege {
 impl Privilege {
     /// Reads that of this process; `None` if `/proc` is unreadable.
     pub fn of_this_process() -> Option<Self> {
-        Self::of("self")
+        Self::read("self")
     }
 
     /// Reads that of the process `pid`; `None` if it does not exist or is hidden from this user.
     pub fn of_process(pid: u32) -> Option<Self> {
-        Self::of(&pid.to_string())
+        Self::read(&pid.to_string())
     }
 
-    fn of(process: &str) -> Option<Self> {
+    fn read(process: &str) -> Option<Self> {
         let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
         let namespace = |name| fs::read_link(format!("/proc/{process}/ns/{name}")).ok().map(Into::into);
         Some(Self {

@@ -29,7 +29,7 @@ impl TcpProgress {
     }
 
     /// Queries the kernel about `socket`. Fields that an older kernel lacks are 0.
-    pub fn of(socket: impl AsFd) -> io::Result<Self> {
+    pub fn query(socket: impl AsFd) -> io::Result<Self> {
         // SAFETY: zeros are a valid value of this structure of integers.
         let mut info: libc::tcp_info = unsafe { core::mem::zeroed() };
         let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).unwrap_or_default();
@@ -69,12 +69,12 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut server, _) = listener.accept().unwrap();
-        let before = TcpProgress::of(&client).unwrap();
+        let before = TcpProgress::query(&client).unwrap();
         client.write_all(&[0; 1000]).unwrap();
         server.read_exact(&mut [0; 1000]).unwrap();
         server.write_all(&[0]).unwrap(); // carries the acknowledgement
         client.read_exact(&mut [0]).unwrap();
-        let after = TcpProgress::of(&client).unwrap();
+        let after = TcpProgress::query(&client).unwrap();
         assert_eq!(after.bytes_acknowledged - before.bytes_acknowledged, 1000);
         assert_eq!((after.segments_unacknowledged, after.timeouts), (0, 0));
     }
@@ -87,7 +87,7 @@ mod tests {
         client.set_nonblocking(true).unwrap();
         while (&client).write(&[0; 4096]).is_ok() {}
         let progress = loop {
-            let progress = TcpProgress::of(&client).unwrap();
+            let progress = TcpProgress::query(&client).unwrap();
             if progress.segments_unacknowledged == 0 {
                 break progress;
             }

@@ -31,7 +31,7 @@ pub struct ServiceUnit {
 impl ServiceUnit {
     /// Reads the unit of `service`. Without systemd, or without such a unit, only a user of that name is
     /// assumed.
-    pub fn of(service: &str) -> Self {
+    pub fn read(service: &str) -> Self {
         let name = format!("{service}.service");
         let output = Command::new("systemctl").args(["show", &name, "--property", PROPERTIES]).output();
         let text = output.ok().filter(|output| output.status.success()).map(|output| output.stdout);

@@ -101,7 +101,7 @@ impl KnownSources {
         let kept: Vec<StoredSource> = json_file::recover_kept(&path).unwrap_or_default();
         known.inner().is_dirty = !kept.is_empty();
         for StoredSource { source, sender } in kept.into_iter().chain(current) {
-            known.inner().note(source, &sender);
+            known.inner().insert(source, &sender);
         }
         known
     }
@@ -111,9 +111,9 @@ impl KnownSources {
     }
 
     /// Notes that `sender` has authenticated from `peer`.
-    pub(in crate::receiver) fn note(&self, peer: IpAddr, sender: &SenderId) {
+    pub(in crate::receiver) fn note_authenticated(&self, peer: IpAddr, sender: &SenderId) {
         let mut inner = self.inner();
-        let is_new = inner.note(PeerSource::of(peer), sender.as_str());
+        let is_new = inner.insert(PeerSource::of(peer), sender.as_str());
         inner.is_dirty |= is_new;
     }
 
@@ -154,7 +154,7 @@ impl KnownSources {
 
 impl KnownSourcesState {
     /// Notes that `sender` has authenticated from `source`. Returns whether the source is new.
-    fn note(&mut self, source: PeerSource, sender: &str) -> bool {
+    fn insert(&mut self, source: PeerSource, sender: &str) -> bool {
         self.count += 1;
         let last = self.count;
         if let Some(known) = self.sources.get_mut(&source) {
@@ -208,8 +208,8 @@ mod tests {
     fn sources_are_known_after_a_restart() {
         let directory = tempfile::tempdir().unwrap();
         let known = KnownSources::recover(directory.path());
-        known.note(peer(1), &sender(1));
-        known.note("2001:db8::1".parse().unwrap(), &sender(2));
+        known.note_authenticated(peer(1), &sender(1));
+        known.note_authenticated("2001:db8::1".parse().unwrap(), &sender(2));
         known.keep(directory.path()).unwrap();
         let known = KnownSources::recover(directory.path());
         assert!(known.has(PeerSource::of(peer(1))) && !known.has(PeerSource::of(peer(2))));
@@ -222,10 +222,10 @@ mod tests {
         let known = KnownSources::recover(directory.path());
         known.keep(directory.path()).unwrap();
         assert!(!file(directory.path()).exists());
-        known.note(peer(1), &sender(1));
+        known.note_authenticated(peer(1), &sender(1));
         known.keep(directory.path()).unwrap();
         std::fs::remove_file(file(directory.path())).unwrap();
-        known.note(peer(1), &sender(1));
+        known.note_authenticated(peer(1), &sender(1));
         known.keep(directory.path()).unwrap();
         assert!(!file(directory.path()).exists());
     }
@@ -234,7 +234,7 @@ mod tests {
     fn a_failed_write_is_retried() {
         let directory = tempfile::tempdir().unwrap();
         let known = KnownSources::default();
-        known.note(peer(1), &sender(1));
+        known.note_authenticated(peer(1), &sender(1));
         known.keep(&directory.path().join("absent")).unwrap_err();
         known.keep(directory.path()).unwrap();
         assert!(file(directory.path()).exists());
@@ -246,7 +246,7 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             std::fs::write(file(directory.path()), text).unwrap();
             let known = KnownSources::recover(directory.path());
-            known.note(peer(1), &sender(1));
+            known.note_authenticated(peer(1), &sender(1));
             known.keep(directory.path()).unwrap();
             assert!(KnownSources::recover(directory.path()).has(PeerSource::of(peer(1))));
         }
@@ -257,7 +257,7 @@ mod tests {
         let known = KnownSources::default();
         let most = u32::try_from(KNOWN_SOURCES).unwrap();
         for number in 0..most + 10 {
-            known.note(peer(number), &sender(number));
+            known.note_authenticated(peer(number), &sender(number));
         }
         assert_eq!(known.inner().sources.len(), KNOWN_SOURCES);
         assert!(!known.has(PeerSource::of(peer(9))) && known.has(PeerSource::of(peer(10))));
@@ -266,9 +266,9 @@ mod tests {
     #[test]
     fn one_sender_displaces_no_other() {
         let known = KnownSources::default();
-        known.note(peer(0), &sender(0));
+        known.note_authenticated(peer(0), &sender(0));
         for number in 1..=u32::try_from(KNOWN_SOURCES).unwrap() {
-            known.note(peer(number), &sender(1));
+            known.note_authenticated(peer(number), &sender(1));
         }
         assert!(known.has(PeerSource::of(peer(0))));
         assert_eq!(known.inner().sources.len(), 1 + KNOWN_SOURCES_PER_SENDER);

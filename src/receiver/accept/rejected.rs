@@ -25,7 +25,7 @@ struct RejectedPeer {
 
 impl RejectedPeers {
     /// Notes that a connection of `peer` was rejected.
-    pub(crate) fn note(&mut self, peer: SocketAddr, reason: String) {
+    pub(crate) fn add(&mut self, peer: SocketAddr, reason: String) {
         let last = Instant::now();
         self.count += 1;
         if let Some(entry) = self.peers.get_mut(&peer.ip()) {
@@ -74,10 +74,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_peer_has_one_row_latest_first() {
         let mut refused = RejectedPeers::default();
-        refused.note(peer(1), "first".to_owned());
-        refused.note(peer(2), "other".to_owned());
+        refused.add(peer(1), "first".to_owned());
+        refused.add(peer(2), "other".to_owned());
         advance(Duration::from_secs(5)).await;
-        refused.note(peer(1), "second".to_owned());
+        refused.add(peer(1), "second".to_owned());
         let rows = refused.status();
         let seen: Vec<_> = rows.iter().map(|row| (row.reason.as_str(), row.count, row.last_s)).collect();
         assert_eq!(seen, [("second", 2, 0), ("other", 1, 5)]);
@@ -87,7 +87,7 @@ mod tests {
     async fn the_number_of_peers_is_bounded() {
         let mut refused = RejectedPeers::default();
         for number in 0..=u8::MAX {
-            refused.note(peer(number), String::new());
+            refused.add(peer(number), String::new());
             advance(Duration::from_secs(1)).await;
         }
         let rows = refused.status();

@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn a_known_source_survives_a_flood() {
         let strangers = strangers(4, 2);
-        strangers.known.note(from("198.51.100.7"), &"edge".parse().unwrap());
+        strangers.known.note_authenticated(from("198.51.100.7"), &"edge".parse().unwrap());
         let mut known = strangers.enter(from("198.51.100.7"));
         let flood: Vec<_> = (1..=200)
             .map(|number| {

@@ -59,7 +59,7 @@ impl CollectorNames {
         }
     }
 
-    /// Takes the names that must be looked up now. Each result must be passed to [`Self::note`].
+    /// Takes the names that must be looked up now. Each result must be passed to [`Self::note_answer`].
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<HostPort> {
         let due = self.known.iter_mut().filter_map(|(text, name)| {
             name.due.take_if(|due| *due <= now)?;
@@ -76,7 +76,7 @@ impl CollectorNames {
 
     /// Notes the result of a look-up. A known address is kept while the name still has it, or does not
     /// resolve.
-    pub(super) fn note(&mut self, text: &HostPort, answer: LookUpResult, now: Instant) {
+    pub(super) fn note_answer(&mut self, text: &HostPort, answer: LookUpResult, now: Instant) {
         let Some(name) = self.known.get_mut(text) else { return };
         let found = answer.and_then(|found| {
             let kept = name.address.filter(|before| found.contains(before));
@@ -188,8 +188,8 @@ mod tests {
         assert_eq!(due, [name("a.example:1"), name("b.example:4")]);
         assert!(names.take_due(now + LOOK_UP_EVERY).is_empty(), "both are under way");
         assert_eq!(addresses(&mut names, now), None);
-        names.note(&due[1], Ok(at("192.0.2.4:4")), now);
-        names.note(&due[0], Ok(at("192.0.2.9:1")), now);
+        names.note_answer(&due[1], Ok(at("192.0.2.4:4")), now);
+        names.note_answer(&due[0], Ok(at("192.0.2.9:1")), now);
         let expected = ["192.0.2.9:1", "192.0.2.1:2", "[2001:db8::1]:3", "192.0.2.4:4"];
         assert_eq!(addresses(&mut names, now).unwrap(), expected);
     }
@@ -208,7 +208,7 @@ mod tests {
             (Ok(vec![second]), second),
             (failed(), second),
         ] {
-            names.note(&collector, answer, now);
+            names.note_answer(&collector, answer, now);
             assert_eq!(addresses(&mut names, now).unwrap(), [expected.to_string()]);
             assert!(names.take_due(now + TRY_AGAIN).is_empty(), "what is known is looked up once a minute");
             assert_eq!(names.take_due(now + LOOK_UP_EVERY), std::slice::from_ref(&collector));
@@ -223,12 +223,12 @@ mod tests {
         names.want(&all, now);
         assert_eq!(names.take_due(now), std::slice::from_ref(&missing));
         assert_eq!(names.found(now), None, "it may be found in a moment");
-        names.note(&missing, failed(), now);
+        names.note_answer(&missing, failed(), now);
         let found = names.found(now).unwrap();
         assert_eq!((found.collectors.len(), found.missing), (1, vec![missing.clone()]));
         assert!(names.take_due(now).is_empty());
         assert_eq!(names.take_due(now + TRY_AGAIN), std::slice::from_ref(&missing));
-        names.note(&missing, Ok(at("192.0.2.1:1")), now + TRY_AGAIN);
+        names.note_answer(&missing, Ok(at("192.0.2.1:1")), now + TRY_AGAIN);
         assert_eq!(addresses(&mut names, now).unwrap(), ["192.0.2.1:1", "192.0.2.2:2"]);
     }
 
@@ -242,7 +242,7 @@ mod tests {
         assert_eq!((until, names.found(now)), (now + TRY_AGAIN, None));
         assert_eq!(addresses(&mut names, until).unwrap(), ["192.0.2.2:2"]);
         assert_eq!(names.next(), None, "only the answer is waited for");
-        names.note(&name("slow.example:1"), Ok(at("192.0.2.1:1")), until);
+        names.note_answer(&name("slow.example:1"), Ok(at("192.0.2.1:1")), until);
         assert_eq!(addresses(&mut names, until).unwrap(), ["192.0.2.1:1", "192.0.2.2:2"]);
     }
 
@@ -257,11 +257,11 @@ mod tests {
             names.want(&all, now);
             for _ in 0..100 {
                 assert_eq!(names.take_due(now), [name("gone.example:1")]);
-                names.note(&name("gone.example:1"), failed(), now);
+                names.note_answer(&name("gone.example:1"), failed(), now);
                 now += TRY_AGAIN;
                 assert_eq!(names.found(now), None);
             }
-            names.note(&name("gone.example:1"), Ok(at("192.0.2.1:1")), now);
+            names.note_answer(&name("gone.example:1"), Ok(at("192.0.2.1:1")), now);
             assert_eq!(names.found(now).unwrap().collectors.len(), all.len());
         }
     }
@@ -274,10 +274,10 @@ mod tests {
             let mut late = settings("192.0.2.1:1", when_down);
             late.late = Some(LateSettings { after: Duration::from_secs(60), address: address.clone() });
             names.want(&[late, settings("192.0.2.2:2", WhenDown::Hold)], now);
-            names.note(&address, failed(), now);
+            names.note_answer(&address, failed(), now);
             let without = (when_down == WhenDown::Skip).then(|| vec!["192.0.2.2:2".to_owned()]);
             assert_eq!(addresses(&mut names, now), without);
-            names.note(&address, Ok(at("192.0.2.1:3")), now);
+            names.note_answer(&address, Ok(at("192.0.2.1:3")), now);
             let found = names.found(now).unwrap();
             assert_eq!(found.collectors[0].late, Some("192.0.2.1:3".parse().unwrap()));
             assert_eq!(found.missing, []);
@@ -289,11 +289,11 @@ mod tests {
         let (mut names, now) = (CollectorNames::default(), Instant::now());
         names.want(&["a.example:1", "b.example:2"].map(|text| settings(text, WhenDown::Hold)), now);
         for (text, address) in [("a.example:1", "192.0.2.1:1"), ("b.example:2", "192.0.2.2:2")] {
-            names.note(&name(text), Ok(at(address)), now);
+            names.note_answer(&name(text), Ok(at(address)), now);
         }
         names.want(&[settings("a.example:1", WhenDown::Skip)], now);
         assert_eq!(addresses(&mut names, now).unwrap(), ["192.0.2.1:1"]);
-        names.note(&name("b.example:2"), failed(), now);
+        names.note_answer(&name("b.example:2"), failed(), now);
         assert_eq!(names.take_due(now + LOOK_UP_EVERY), [name("a.example:1")]);
     }
 }

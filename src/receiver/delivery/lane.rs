@@ -116,7 +116,7 @@ impl Lane {
     }
 
     /// Removes the batches that all of its collectors have. Returns the result for their datagrams.
-    pub(super) fn settle(&mut self, collected: &ExporterFilter) -> Settled {
+    pub(super) fn remove_delivered(&mut self, collected: &ExporterFilter) -> Settled {
         core::iter::from_fn(|| self.pop()).map(|batch| batch.settled_below(batch.end, collected)).collect()
     }
 }

@@ -19,7 +19,7 @@ pub(super) struct StreamMemory {
 }
 
 impl StreamMemory {
-    pub(super) fn of(all: &Arc<LaneMemory>) -> Self {
+    pub(super) fn within(all: &Arc<LaneMemory>) -> Self {
         Self { all: all.clone(), bytes: 0 }
     }
 
@@ -49,7 +49,7 @@ mod tests {
     #[test]
     fn streams_share_one_bound_of_memory() {
         let all = Arc::default();
-        let (mut one, mut other) = (StreamMemory::of(&all), StreamMemory::of(&all));
+        let (mut one, mut other) = (StreamMemory::within(&all), StreamMemory::within(&all));
         one.set(LANES_MAX - 1);
         other.set(1);
         assert!(one.is_spent() && other.is_spent());

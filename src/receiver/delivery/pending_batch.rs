@@ -138,7 +138,7 @@ impl PendingBatch {
         let new = self.from(self.first_new).take(usize::try_from(count).unwrap_or(usize::MAX));
         for (number, datagram) in (self.first_new.max(self.first).0..).zip(new) {
             match datagram {
-                Some(datagram) => self.settle(&datagram, collected, &mut settled),
+                Some(datagram) => self.count_datagram(&datagram, collected, &mut settled),
                 None => {
                     settled.lose(Self::loss(Position(number), 1, LossCause::Reported(GapReason::SpoolFull)));
                 }
@@ -147,7 +147,7 @@ impl PendingBatch {
         settled
     }
 
-    fn settle(&self, datagram: &Datagram<'_>, collected: &ExporterFilter, settled: &mut Settled) {
+    fn count_datagram(&self, datagram: &Datagram<'_>, collected: &ExporterFilter, settled: &mut Settled) {
         let exporter = datagram.exporter.ip();
         if !self.allows(datagram) {
             return settled.deny(exporter);

@@ -110,7 +110,7 @@ async fn deliver_all(outputs: &Outputs, payloads: &[Vec<u8>]) {
     for records in batches(payloads) {
         push(&mut delivery, records);
         delivery.run().await;
-        delivery.settle();
+        delivery.take_settled();
     }
 }
 
@@ -239,7 +239,7 @@ async fn a_cancelled_delivery_resumes_exactly() {
             assert!(delivery.position().0 >= before);
             before = delivery.position().0;
         }
-        delivery.settle();
+        delivery.take_settled();
     }
     for reader in readers {
         assert!(reader.join().unwrap() == payloads, "lost, repeated or out of order");
@@ -287,6 +287,6 @@ async fn run_to_the_end(delivery: &mut Delivery) {
         if tokio::time::timeout(Duration::from_millis(300), delivery.run()).await.is_err() {
             break;
         }
-        delivery.settle();
+        delivery.take_settled();
     }
 }

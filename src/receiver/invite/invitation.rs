@@ -45,7 +45,7 @@ pub(crate) fn guessed_address(
     let address = guess
         .filter(|guess| !guess.is_loopback() && !guess.is_unspecified())
         .ok_or_else(|| unknown("the host name and the listening port form no valid address"))?;
-    console::note(&format!(
+    console::print_note(&format!(
         "the token names {address}, guessed from the host name; if senders reach this machine at another \
          address, repeat this with --address HOST:PORT"
     ));
@@ -60,7 +60,7 @@ pub(crate) fn hand_out(
     key: Key,
 ) -> Result<(), DaemonError> {
     let token = Token { address: address.to_string(), id: id.clone(), key, suite: suite(settings) };
-    console::note(&format!(
+    console::print_note(&format!(
         "anyone with this token can connect as {id}: treat it like a password. On the sender's machine run: \
          nf-sender join (it asks for the token), or nf-sender join < FILE"
     ));

@@ -42,7 +42,7 @@ impl SocketBudget {
 pub(super) struct SocketShare(Arc<SocketBudget>);
 
 impl SocketShare {
-    pub(super) fn of(budget: &Arc<SocketBudget>) -> Self {
+    pub(super) fn within(budget: &Arc<SocketBudget>) -> Self {
         budget.destinations.fetch_add(1, Ordering::Relaxed);
         Self(budget.clone())
     }
@@ -67,9 +67,9 @@ mod tests {
     #[test]
     fn destinations_share_the_bound_evenly() {
         let budget = SocketBudget::new(NonZeroUsize::new(8).unwrap(), 10);
-        let first = SocketShare::of(&budget);
+        let first = SocketShare::within(&budget);
         assert_eq!(first.sockets(), 8);
-        let second = SocketShare::of(&budget);
+        let second = SocketShare::within(&budget);
         assert_eq!((first.sockets(), second.sockets()), (5, 5));
         drop(second);
         assert_eq!((budget.lower_to(3), budget.lower_to(7)), (Some(3), None));

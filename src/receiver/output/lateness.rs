@@ -40,7 +40,7 @@ impl Lateness {
     /// Returns the time since `datagram` arrived at the sender.
     pub(super) fn age(&mut self, datagram: &Datagram<'_>, now: Moment) -> Duration {
         let now = self.clock.get_or_insert_with(|| SettledClock::new(now)).read(now);
-        let last = self.note(datagram);
+        let last = self.note_delivered(datagram);
         let apparent = now - i128::from(datagram.arrival.0);
         let Some(apparent) = u64::try_from(apparent.max(0)).ok().map(Duration::from_nanos) else {
             return Duration::MAX;
@@ -60,7 +60,7 @@ impl Lateness {
 
     /// Notes `datagram` as the last one delivered. Returns the arrival time of the previous one at the same
     /// socket.
-    pub(super) fn note(&mut self, datagram: &Datagram<'_>) -> Option<Timestamp> {
+    pub(super) fn note_delivered(&mut self, datagram: &Datagram<'_>) -> Option<Timestamp> {
         if let Some((_, last)) = self.last.iter_mut().find(|(local, _)| *local == datagram.local) {
             return Some(core::mem::replace(last, datagram.arrival));
         }

@@ -42,7 +42,7 @@ impl TokenBucket {
     }
 
     /// Charges `count` sent datagrams.
-    pub(super) fn take(&mut self, count: usize, now: Instant) {
+    pub(super) fn charge(&mut self, count: usize, now: Instant) {
         let began = now.checked_sub(BURST).map_or(self.due, |earliest| self.due.max(earliest));
         self.due = began + self.cost * u32::try_from(count).unwrap_or(u32::MAX);
     }
@@ -98,7 +98,7 @@ mod tests {
         let mut count = 0;
         while Instant::now() < end {
             while let Ok(admitted) = bucket.admit(64, Instant::now()) {
-                bucket.take(admitted, Instant::now());
+                bucket.charge(admitted, Instant::now());
                 count += admitted;
             }
             tokio::time::advance(Duration::from_millis(1)).await;

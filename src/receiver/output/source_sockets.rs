@@ -70,7 +70,7 @@ impl SourceSockets {
         hears_errors: bool,
         budget: &Arc<SocketBudget>,
     ) -> Self {
-        let share = SocketShare::of(budget);
+        let share = SocketShare::within(budget);
         Self {
             collector,
             source,

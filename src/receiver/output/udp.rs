@@ -155,7 +155,7 @@ impl UdpOutput {
             let (destination, place) = late.map_or((&self.main, MAIN), |late| (late, LATE_ADDRESS));
             let taken = destination.deliver(&ExporterRun { first, datagrams, is_late, place, learner }).await;
             let taken_datagrams = front(datagrams, taken.count);
-            taken_datagrams.last().and_then(|last| progress.lateness.note(last));
+            taken_datagrams.last().and_then(|last| progress.lateness.note_delivered(last));
             progress.advance(taken_datagrams, learner, taken.recipient.as_ref());
             if taken.recipient.is_some() {
                 progress.sent = progress.position;

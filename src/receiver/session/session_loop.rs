@@ -37,7 +37,7 @@ impl ReceiverConnection<'_> {
         loop {
             // Handles all events that need no wait.
             loop {
-                match self.handle_events(guard).and_then(|()| Ok(self.settle(guard)?)) {
+                match self.handle_events(guard).and_then(|()| Ok(self.acknowledge_settled(guard)?)) {
                     Ok(true) => {}
                     Ok(false) => break,
                     Err(ended) => return ended,
@@ -169,13 +169,13 @@ impl ReceiverConnection<'_> {
 
     /// Stores the settled position, acknowledges it, and requests more if there is room. Returns whether more
     /// may be received that could not before.
-    fn settle(&mut self, guard: &mut StreamGuard) -> Result<bool, PositionsError> {
+    fn acknowledge_settled(&mut self, guard: &mut StreamGuard) -> Result<bool, PositionsError> {
         let StreamGuard { entry, active, .. } = guard;
         let Some(active) = active.as_mut() else {
             note_internal_error("a session without a stream settles it");
             return Ok(false);
         };
-        let settled = active.delivery.settle();
+        let settled = active.delivery.take_settled();
         entry.note_settled(&settled);
         let position = active.delivery.settled();
         if active.stored.get().is_none_or(|stored| stored < position) {

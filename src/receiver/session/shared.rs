@@ -84,7 +84,7 @@ impl Shared {
 
     /// Notes for the status that a connection of `peer` was rejected.
     pub(crate) fn note_rejected(&self, peer: SocketAddr, reason: String) {
-        locked(&self.rejected).note(peer, reason);
+        locked(&self.rejected).add(peer, reason);
     }
 
     /// Returns the number of rejected connections, and the latest peers.

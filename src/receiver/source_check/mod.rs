@@ -124,7 +124,7 @@ impl CheckFindings {
         if !self.errors.is_empty() {
             return Err(DaemonError::configuration(self.errors.join("\n")));
         }
-        report.note(self.notes);
+        report.add_notes(self.notes);
         report.warn(self.warnings);
         Ok(())
     }

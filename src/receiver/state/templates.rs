@@ -235,7 +235,7 @@ impl LearnerOwner for Templates {
     /// Enforces the bounds of all memories together: the sender and collector that use most make room.
     fn make_room(&self) {
         for kind in MemoryKind::ALL {
-            let mut surplus = self.usage.of(kind).saturating_sub(kind.bound());
+            let mut surplus = self.usage.bytes(kind).saturating_sub(kind.bound());
             if surplus > 0 {
                 surplus += kind.bound() / FREED_AT_ONCE;
             }

@@ -112,7 +112,7 @@ impl Batcher {
             if self.builder.compresses() {
                 self.counters.exporters().note_flows(&datagram, now.boot, &mut self.flows);
             } else {
-                self.counters.exporters().note(&datagram, now.boot);
+                self.counters.exporters().count_datagram(&datagram, now.boot);
             }
             self.push(&datagram);
             if is_torn(slots, backing) {

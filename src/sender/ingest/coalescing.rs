@@ -59,7 +59,7 @@ impl Coalescing {
     }
 
     /// Notes a received piece.
-    pub(crate) fn note(&mut self, datagrams: u64, bytes: u64, now: Instant) {
+    pub(crate) fn note_received(&mut self, datagrams: u64, bytes: u64, now: Instant) {
         self.pieces += 1;
         self.datagrams += datagrams;
         self.bytes += bytes;
@@ -118,7 +118,7 @@ mod tests {
                 waiting += datagrams;
             }
             pieces += u64::from(now > began + Duration::from_millis(900));
-            coalescing.note(waiting, waiting * 1464, now);
+            coalescing.note_received(waiting, waiting * 1464, now);
             waiting = 0;
         }
         (coalescing.time(), pieces)
@@ -173,10 +173,10 @@ mod tests {
         let mut coalescing = Coalescing::new(usize::MAX, now);
         for _ in 0..200 {
             now += Duration::from_micros(100);
-            coalescing.note(30, 43_920, now);
+            coalescing.note_received(30, 43_920, now);
         }
         assert!(coalescing.time() > BURST_WAIT);
-        coalescing.note(1, 1464, now + Duration::from_secs(1));
+        coalescing.note_received(1, 1464, now + Duration::from_secs(1));
         assert_eq!(coalescing.time(), Duration::ZERO);
     }
 }

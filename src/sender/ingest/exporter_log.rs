@@ -55,7 +55,7 @@ impl ExporterLog {
         if !self.interval.is_over(now) {
             return;
         }
-        let changes = self.note(counters.exporters().figures());
+        let changes = self.compare(counters.exporters().figures());
         if changes != UsabilityChanges::default() {
             self.interval.begin(now);
             changes.log();
@@ -63,7 +63,7 @@ impl ExporterLog {
     }
 
     /// Compares the figures of all exporters with the log.
-    fn note(&mut self, figures: impl Iterator<Item = ExporterFigures>) -> UsabilityChanges {
+    fn compare(&mut self, figures: impl Iterator<Item = ExporterFigures>) -> UsabilityChanges {
         let mut changes = UsabilityChanges::default();
         let mut unusable = HashSet::new();
         for figures in figures.filter(|figures| figures.source.format.is_numbered()) {
@@ -130,8 +130,8 @@ mod tests {
         }
     }
 
-    fn note(log: &mut ExporterLog, rows: &[ExporterFigures]) -> (Vec<String>, Vec<String>) {
-        let changes = log.note(rows.iter().cloned());
+    fn compare(log: &mut ExporterLog, rows: &[ExporterFigures]) -> (Vec<String>, Vec<String>) {
+        let changes = log.compare(rows.iter().cloned());
         let unusable = changes.unusable.iter().map(|(key, reason)| format!("{key} ({reason})"));
         (unusable.collect(), changes.usable.iter().map(ExporterKey::to_string).collect())
     }
@@ -141,20 +141,20 @@ mod tests {
         let mut log = ExporterLog::default();
         let unusable = [figures(1, 7, Err(Unusable::Constant)), figures(2, 7, Ok(3))];
         let text = "192.0.2.1, NetFlow v9 source 1 (its sequence number never changes)";
-        assert_eq!(note(&mut log, &unusable), (vec![text.to_owned()], vec![]));
-        assert_eq!(note(&mut log, &unusable), (vec![], vec![]));
+        assert_eq!(compare(&mut log, &unusable), (vec![text.to_owned()], vec![]));
+        assert_eq!(compare(&mut log, &unusable), (vec![], vec![]));
         let usable = [figures(1, 7, Ok(0)), figures(2, 7, Ok(3))];
-        assert_eq!(note(&mut log, &usable), (vec![], vec!["192.0.2.1, NetFlow v9 source 1".to_owned()]));
-        assert_eq!(note(&mut log, &usable), (vec![], vec![]));
+        assert_eq!(compare(&mut log, &usable), (vec![], vec!["192.0.2.1, NetFlow v9 source 1".to_owned()]));
+        assert_eq!(compare(&mut log, &usable), (vec![], vec![]));
     }
 
     #[test]
     fn ports_of_one_source_id_are_logged_together() {
         let mut log = ExporterLog::default();
         let both = [figures(1, 7, Err(Unusable::Erratic)), figures(1, 8, Err(Unusable::Erratic))];
-        assert_eq!(note(&mut log, &both).0.len(), 1);
+        assert_eq!(compare(&mut log, &both).0.len(), 1);
         let one = [figures(1, 7, Ok(0)), figures(1, 9, Err(Unusable::Erratic))];
-        assert_eq!(note(&mut log, &one), (vec![], vec![]));
+        assert_eq!(compare(&mut log, &one), (vec![], vec![]));
     }
 
     #[test]
@@ -163,7 +163,7 @@ mod tests {
         (row.address, row.interface) = ("fe80::1".parse().unwrap(), 2);
         (row.source.format, row.source.agent) = (ExportFormat::SFlow, Some("192.0.2.77".parse().unwrap()));
         let text = "fe80::1%2, sFlow v5 source 192.0.2.77/3 (its sequence numbers make no sense)";
-        assert_eq!(note(&mut ExporterLog::default(), &[row]).0, [text]);
+        assert_eq!(compare(&mut ExporterLog::default(), &[row]).0, [text]);
     }
 
     #[test]
@@ -171,6 +171,6 @@ mod tests {
         let mut log = ExporterLog::default();
         let mut row = figures(0, 7, Err(Unusable::NoNumbers(ExportFormat::V1)));
         row.source.format = ExportFormat::V1;
-        assert_eq!(note(&mut log, &[row]), (vec![], vec![]));
+        assert_eq!(compare(&mut log, &[row]), (vec![], vec![]));
     }
 }

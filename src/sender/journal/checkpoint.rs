@@ -87,7 +87,7 @@ pub(crate) struct Checkpoint {
 
 impl Checkpoint {
     pub(super) fn map(file: SharedFile) -> io::Result<Self> {
-        Ok(Self { map: Mapping::of(file, 0, LEN)? })
+        Ok(Self { map: Mapping::map(file, 0, LEN)? })
     }
 
     pub(crate) fn backing(&self) -> Backing {
@@ -146,7 +146,10 @@ impl Checkpoint {
     }
 
     fn header(&self) -> CheckpointHeader {
-        CheckpointHeader::of(HEADERS_AT.map(|at| core::array::from_fn(|word| self.word(at + word))), MAGIC)
+        CheckpointHeader::first_intact(
+            HEADERS_AT.map(|at| core::array::from_fn(|word| self.word(at + word))),
+            MAGIC,
+        )
     }
 
     /// Writes one copy after the other, so that one is intact after a kill. The first copy comes last: a
@@ -275,7 +278,7 @@ pub(super) fn newer_version_of(bytes: &[u8; HEAD_LEN]) -> Option<char> {
     let copy = |at: usize| {
         core::array::from_fn(|word| words.get(at + word).map_or(0, |word| u64::from_ne_bytes(*word)))
     };
-    newer_version(CheckpointHeader::of(HEADERS_AT.map(copy), MAGIC).magic.to_be_bytes())
+    newer_version(CheckpointHeader::first_intact(HEADERS_AT.map(copy), MAGIC).magic.to_be_bytes())
 }
 
 fn newer_version(magic: [u8; 8]) -> Option<char> {

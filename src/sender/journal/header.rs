@@ -26,7 +26,7 @@ pub(super) struct CheckpointHeader {
 impl CheckpointHeader {
     /// Returns the first intact copy. Without one, returns the fields of the first copy unchecked, unless its
     /// magic is `checked`. Only an intact copy may have that magic, so the returned magic is 0 then.
-    pub(super) fn of(copies: [[u64; WORDS]; 2], checked: u64) -> Self {
+    pub(super) fn first_intact(copies: [[u64; WORDS]; 2], checked: u64) -> Self {
         let [first, _] = copies;
         let unchecked = || {
             let header = Self::decode(first);
@@ -78,8 +78,8 @@ mod tests {
             let mut damaged = copy;
             damaged[bit / 64] ^= 1 << (bit % 64);
             assert!(!is_whole(damaged), "bit {bit}");
-            assert_eq!(CheckpointHeader::of([damaged, copy], HEADER.magic), HEADER);
-            assert_eq!(CheckpointHeader::of([copy, damaged], HEADER.magic), HEADER);
+            assert_eq!(CheckpointHeader::first_intact([damaged, copy], HEADER.magic), HEADER);
+            assert_eq!(CheckpointHeader::first_intact([copy, damaged], HEADER.magic), HEADER);
         }
     }
 
@@ -88,7 +88,10 @@ mod tests {
         let mut unchecked = HEADER.encode();
         unchecked[WORDS - 1] = 0;
         let copies = [unchecked, [0; WORDS]];
-        assert_eq!(CheckpointHeader::of(copies, HEADER.magic + 1), HEADER);
-        assert_eq!(CheckpointHeader::of(copies, HEADER.magic), CheckpointHeader { magic: 0, ..HEADER });
+        assert_eq!(CheckpointHeader::first_intact(copies, HEADER.magic + 1), HEADER);
+        assert_eq!(
+            CheckpointHeader::first_intact(copies, HEADER.magic),
+            CheckpointHeader { magic: 0, ..HEADER }
+        );
     }
 }

@@ -22,7 +22,7 @@ pub(super) struct Mapping {
 
 impl Mapping {
     /// Maps `length` bytes from `offset` on, a multiple of the page size. No other mapping may cover them.
-    pub(super) fn of(file: SharedFile, offset: u64, length: usize) -> io::Result<Self> {
+    pub(super) fn map(file: SharedFile, offset: u64, length: usize) -> io::Result<Self> {
         let map = MmapOptions::new().offset(offset).len(length).map_raw(&*file)?;
         // SAFETY: mapping and file live as long as the guard, and hold plain bytes and numbers only.
         let guard = unsafe { MappingGuard::protect(map.as_mut_ptr(), length, &file, offset)? };

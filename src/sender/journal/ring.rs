@@ -39,7 +39,7 @@ impl Ring {
     /// Maps the ring of `size` bytes that starts at `base` in the file.
     pub(super) fn map(file: SharedFile, base: u64, size: u64) -> io::Result<Self> {
         let length = usize::try_from(size).map_err(io::Error::other)?;
-        Ok(Self { map: Mapping::of(file, base, length)?, size, head: 0 })
+        Ok(Self { map: Mapping::map(file, base, length)?, size, head: 0 })
     }
 
     pub(crate) fn backing(&self) -> Backing {

@@ -98,7 +98,7 @@ pub(crate) struct Slots {
 
 impl Slots {
     pub(super) fn map(file: SharedFile, offset: u64) -> io::Result<Self> {
-        let map = Mapping::of(file, offset, total_len())?;
+        let map = Mapping::map(file, offset, total_len())?;
         Ok(Self { map, backing: Backing::File, used: JOURNAL_SLOTS })
     }
 

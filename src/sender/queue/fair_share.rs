@@ -162,7 +162,7 @@ impl FairShare {
         let mut shares = Shares::default();
         for first in self.holdings.within(from, gap.end) {
             if spool.segment_at(first).is_none_or(|(found, ..)| found != first) {
-                shares.add_all(&self.holdings.take(first).unwrap_or_default());
+                shares.add_all(&self.holdings.remove(first).unwrap_or_default());
             }
         }
         self.gone.range(from..gap.end).for_each(|(_, held)| shares.add_all(held));
@@ -206,7 +206,7 @@ impl FairShare {
             if choice.budgets.is_some() || spool.drop_candidate(choice.segment).is_err() {
                 break;
             }
-            let held = self.holdings.take(choice.segment.first).unwrap_or_default();
+            let held = self.holdings.remove(choice.segment.first).unwrap_or_default();
             self.gone.insert(choice.segment.first, held);
         }
         lost
@@ -302,7 +302,7 @@ impl FairShare {
 
     /// Updates the holdings after `segment` lost `lost` and was possibly merged with the previous segment.
     fn note_thinned(&mut self, spool: &Spool<Directory>, segment: Candidate, lost: &Shares) {
-        let mut left = self.holdings.take(segment.first).unwrap_or_default();
+        let mut left = self.holdings.remove(segment.first).unwrap_or_default();
         left.remove_all(lost);
         let begin = spool.segment_at(segment.first).map_or(segment.first, |(begin, ..)| begin);
         if begin == segment.first {

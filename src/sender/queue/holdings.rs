@@ -158,7 +158,7 @@ impl Holdings {
 
     /// Sets the holdings of the segment that starts at `first`.
     pub(crate) fn set(&mut self, first: Position, shares: Shares) {
-        self.take(first);
+        self.remove(first);
         if self.rows + shares.len() <= HOLDINGS_MAX {
             self.totals.add_all(&shares);
             self.rows += shares.len();
@@ -174,13 +174,13 @@ impl Holdings {
         self.rows += shares.len() - before;
         self.totals.add_all(more);
         if self.rows > HOLDINGS_MAX {
-            self.take(first);
+            self.remove(first);
         }
     }
 
     /// Removes the segment that starts at `first`, which was dropped or is not known any more. Returns its
     /// holdings.
-    pub(crate) fn take(&mut self, first: Position) -> Option<Shares> {
+    pub(crate) fn remove(&mut self, first: Position) -> Option<Shares> {
         let shares = self.segments.remove(&first)?;
         self.totals.remove_all(&shares);
         self.rows -= shares.len();
@@ -191,7 +191,7 @@ impl Holdings {
     pub(crate) fn forget_below(&mut self, position: Position) {
         while let Some((first, _)) = self.segments.first_key_value().filter(|(first, _)| **first < position) {
             let first = *first;
-            self.take(first);
+            self.remove(first);
         }
     }
 
@@ -286,7 +286,7 @@ mod tests {
                         expected.entry(segment).and_modify(|held| held.add_all(&more));
                     }
                     2 => {
-                        prop_assert_eq!(holdings.take(Position(segment)), expected.remove(&segment));
+                        prop_assert_eq!(holdings.remove(Position(segment)), expected.remove(&segment));
                     }
                     _ => {
                         holdings.forget_below(Position(segment));

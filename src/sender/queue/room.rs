@@ -25,7 +25,7 @@ pub(crate) struct Shortage {
 
 impl Shortage {
     /// Returns the shortage in `room` of the spool in `directory` at an input of `bytes_per_s`.
-    pub(crate) fn of(room: &Room, bytes_per_s: f64, directory: &Path) -> Option<Self> {
+    pub(crate) fn detect(room: &Room, bytes_per_s: f64, directory: &Path) -> Option<Self> {
         if room.bytes == 0 {
             return Some(Self { is_total: true, text: no_room(room, directory) });
         }
@@ -109,7 +109,7 @@ impl RoomWatch {
 /// Returns the current room of a spool with these settings, if its directory can be read.
 fn room_of(settings: &SpoolSettings) -> Option<Room> {
     // The directory may not exist yet.
-    let space = settings.directory.ancestors().find_map(|path| Space::of(path).ok())?;
+    let space = settings.directory.ancestors().find_map(|path| Space::query(path).ok())?;
     let entries = std::fs::read_dir(&settings.directory).into_iter().flatten().flatten();
     let segments = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_segment));
     let held = segments.filter_map(|entry| Some(entry.metadata().ok()?.len())).sum();
@@ -132,7 +132,7 @@ pub(crate) fn check(settings: &SpoolSettings, control: &Path) -> (Option<String>
     let answer = status::request(control, Request::Status).ok();
     let status = answer.and_then(|answer| serde_json::from_value::<SenderStatus>(answer).ok());
     let rate = status.map_or(0.0, |status| status::to_f64(status.queued.arriving_bytes_per_s));
-    (Some(note), Shortage::of(&room, rate, &settings.directory).map(|shortage| shortage.text))
+    (Some(note), Shortage::detect(&room, rate, &settings.directory).map(|shortage| shortage.text))
 }
 
 #[cfg(test)]
@@ -149,7 +149,7 @@ mod tests {
     }
 
     fn text(room: &Room, bytes_per_s: f64) -> String {
-        Shortage::of(room, bytes_per_s, Path::new("/spool")).unwrap().text
+        Shortage::detect(room, bytes_per_s, Path::new("/spool")).unwrap().text
     }
 
     #[test]
@@ -171,8 +171,8 @@ mod tests {
     fn room_for_less_than_an_hour_is_a_shortage() {
         let room = room(900 * MIB, 700 * MIB, 40 * MIB, MinFree::Auto);
         let rate = status::to_f64(60 * MIB) / 3600.0;
-        assert_eq!(Shortage::of(&room, 0.0, Path::new("/spool")), None);
-        assert_eq!(Shortage::of(&room, rate, Path::new("/spool")), None);
+        assert_eq!(Shortage::detect(&room, 0.0, Path::new("/spool")), None);
+        assert_eq!(Shortage::detect(&room, rate, Path::new("/spool")), None);
         assert!(text(&room, rate * 2.0).contains("room for 30m 0s at the present rate (60.0 MiB more)"));
     }
 

@@ -209,7 +209,7 @@ impl Dialer {
         let Some(open) = self.open.get(index) else { return DialError::TimedOut(address) };
         let Some(socket) = open.socket.get() else { return DialError::TimedOut(address) };
         // Only the messages of a TLS handshake are longer than a segment.
-        let progress = TcpProgress::of(socket).ok().filter(|_| open.uses_tls);
+        let progress = TcpProgress::query(socket).ok().filter(|_| open.uses_tls);
         let loses_segments = progress.is_some_and(|tcp| {
             tcp.segments_unacknowledged > 0 && tcp.timeouts > 0 || tcp.segments_out_of_order > 0
         });

@@ -49,7 +49,7 @@ impl ReadAhead {
 
     /// Returns the batch that holds `position`, or starts to read it. `to_all` is `true` if the batch may
     /// reach all collectors that are waited for.
-    pub(crate) fn take(&mut self, position: Position, to_all: bool) -> Option<Batch> {
+    pub(crate) fn get_or_read(&mut self, position: Position, to_all: bool) -> Option<Batch> {
         while self.batches.front().is_some_and(|batch| batch.end() <= position) {
             self.batches.pop_front();
         }

@@ -177,7 +177,7 @@ impl<'a> SessionLoop<'a> {
             connection.stream.send_at_once(connection.session.outbox())?;
             return Ok(SendProgress::Enough);
         }
-        let read = |position, to_all| self.read_ahead.take(position, to_all);
+        let read = |position, to_all| self.read_ahead.get_or_read(position, to_all);
         connection.send_pending(&self.uplink.queue, read)
     }
 

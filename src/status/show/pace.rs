@@ -19,7 +19,7 @@ pub struct Pace {
 
 impl Pace {
     /// Adds a sample: the datagrams and bytes since the start of the process. Call it once a second.
-    pub fn note(&mut self, (datagrams, bytes): (u64, u64)) {
+    pub fn add_sample(&mut self, (datagrams, bytes): (u64, u64)) {
         if self.samples.len() > WINDOW {
             self.samples.pop_front();
         }
@@ -78,9 +78,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_count_that_falls_is_no_rate() {
         let mut pace = Pace::default();
-        pace.note((1000, 100_000));
+        pace.add_sample((1000, 100_000));
         tokio::time::advance(Duration::from_secs(1)).await;
-        pace.note((900, 100_500));
+        pace.add_sample((900, 100_500));
         assert_eq!(pace.rates(), (0.0, 500.0));
     }
 }

@@ -50,7 +50,7 @@ fn newer_segments_stay_on_a_read_only_disk() {
             test.pair.sender.daemon().count_log(&["cannot move data of a newer nf-sender", "Read-only"]);
         assert_eq!(lines, 1, "run {run}");
         if run == 1 {
-            test.pair.sender.take().kill();
+            test.pair.sender.take_daemon().kill();
         }
     }
     remount(&test, "rw");

@@ -66,7 +66,7 @@ fn a_cut_repeats_nothing_to_unequal_collectors() {
 #[test]
 fn a_stop_repeats_nothing_to_unequal_collectors() {
     let repeated = repeats_through_faults(7, |setup| {
-        assert_eq!(setup.receiver.take().terminate().code(), Some(0));
+        assert_eq!(setup.receiver.take_daemon().terminate().code(), Some(0));
         setup.receiver.start();
     });
     assert_eq!(repeated, [0, 0]);
@@ -81,7 +81,7 @@ fn a_killed_sender_repeats_nothing_to_collectors() {
     let mut setup = CollectorsSetup::with(&(table(away, "") + &table(there.addr(), "when-down = \"skip\"")));
     let load = setup.load(setup.sender.exporters(EXPORTERS, pattern), Some(4000), Until::Sent(MANY));
     let kill = |setup: &mut CollectorsSetup| {
-        setup.sender.take().kill();
+        setup.sender.take_daemon().kill();
         setup.sender.start();
     };
     through_faults(&there, &mut setup, kill);
@@ -132,7 +132,7 @@ fn a_collector_set_to_skip_is_not_held_for() {
 #[test]
 fn a_killed_receiver_repeats_a_bounded_number() {
     let [late, there] = repeats_through_faults(5, |setup| {
-        setup.receiver.take().kill();
+        setup.receiver.take_daemon().kill();
         setup.receiver.start();
         setup.sender.wait_state("connected", STALL);
     });

@@ -76,7 +76,7 @@ impl Collector {
                 pattern.datagram(exporter, number, &mut expected);
             }
             let templates_only = chatter::is_templates_only(payload);
-            notes.update(|report| note(report, claim, payload == expected, templates_only));
+            notes.update(|report| count_datagram(report, claim, payload == expected, templates_only));
         });
         Self { reader, shared }
     }
@@ -133,14 +133,19 @@ impl Collector {
 }
 
 /// Counts one datagram. Returns whether it is a new one.
-fn note(report: &mut CollectorReport, claim: Option<(u16, u32)>, exact: bool, templates_only: bool) -> bool {
+fn count_datagram(
+    report: &mut CollectorReport,
+    claim: Option<(u16, u32)>,
+    exact: bool,
+    templates_only: bool,
+) -> bool {
     let Some((exporter, number)) = claim else {
         report.templates += u64::from(templates_only);
         report.foreign += u64::from(!templates_only);
         return false;
     };
     match report.exporters.get_mut(usize::from(exporter)) {
-        Some(tally) if exact => tally.note(number),
+        Some(tally) if exact => tally.count(number),
         Some(tally) => {
             tally.corrupted += 1;
             false
@@ -284,7 +289,7 @@ impl SocketReader {
             }
         });
         let addr = socket.local_addr().unwrap();
-        Self { addr, kernel: KernelSocket::of(&socket), socket, closing, reader: Some(reader) }
+        Self { addr, kernel: KernelSocket::find(&socket), socket, closing, reader: Some(reader) }
     }
 }
 

@@ -48,7 +48,7 @@ impl KernelFigures {
 }
 
 impl KernelSocket {
-    pub fn of(socket: &UdpSocket) -> Self {
+    pub fn find(socket: &UdpSocket) -> Self {
         let name = fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
         let inode = name.to_str().unwrap().trim_start_matches("socket:[").trim_end_matches(']');
         Self { inode: inode.to_owned(), tables: TABLES.with_borrow(Clone::clone) }

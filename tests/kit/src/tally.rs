@@ -22,7 +22,7 @@ pub struct ExporterTally {
 
 impl ExporterTally {
     /// Counts datagram `number` as arrived. Returns whether it arrived for the first time.
-    pub fn note(&mut self, number: u32) -> bool {
+    pub fn count(&mut self, number: u32) -> bool {
         let new = if number >= self.next {
             if number > self.next {
                 self.missing.insert(self.next, number);

@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     /// Splits a batch of the greatest length off `chunk`.
-    fn take(chunks: &mut Chunks, chunk: &mut BytesMut) -> bytes::Bytes {
+    fn split_batch(chunks: &mut Chunks, chunk: &mut BytesMut) -> bytes::Bytes {
         chunks.make_room(chunk);
         assert!(chunk.is_empty());
         chunk.resize(BATCH_MAX, 7);
@@ -62,7 +62,7 @@ mod tests {
         let (mut chunks, mut chunk) = (Chunks::default(), BytesMut::new());
         let mut places = std::collections::HashSet::new();
         for _ in 0..1000 {
-            places.insert(take(&mut chunks, &mut chunk).as_ptr());
+            places.insert(split_batch(&mut chunks, &mut chunk).as_ptr());
         }
         assert!(places.len() <= 2 * CHUNK_LEN / BATCH_MAX, "{}", places.len());
     }
@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn batches_in_use_are_not_overwritten() {
         let (mut chunks, mut chunk) = (Chunks::default(), BytesMut::new());
-        let held: Vec<_> = (0..100).map(|_| take(&mut chunks, &mut chunk)).collect();
+        let held: Vec<_> = (0..100).map(|_| split_batch(&mut chunks, &mut chunk)).collect();
         assert!(held.iter().all(|batch| batch.iter().all(|byte| *byte == 7)));
         let places: std::collections::HashSet<_> = held.iter().map(|batch| batch.as_ptr()).collect();
         assert_eq!(places.len(), 100);

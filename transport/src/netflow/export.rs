@@ -118,7 +118,7 @@ impl Export {
     /// Reads the header of `payload`. An unknown format and a truncated datagram are [`ExportFormat::Other`].
     pub(super) fn parse(payload: &[u8], header: Option<&Header>) -> Self {
         let known = match header {
-            Some(header) => Some(Self::of(payload, header)),
+            Some(header) => Some(Self::with_header(payload, header)),
             None => parse_v1(payload)
                 .or_else(|| parse_v7(payload))
                 .or_else(|| parse_v8(payload))
@@ -127,7 +127,7 @@ impl Export {
         known.unwrap_or_else(|| Self::new(ExportFormat::Other, 0, 0, Contents::default()))
     }
 
-    fn of(payload: &[u8], header: &Header) -> Self {
+    fn with_header(payload: &[u8], header: &Header) -> Self {
         let (format, contents) = match header.version {
             5 => (ExportFormat::V5, Contents::flows(header.sequence.adds.unwrap_or_default())),
             9 => (ExportFormat::V9, Contents::announced(count(payload).unwrap_or_default())),

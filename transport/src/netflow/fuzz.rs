@@ -31,12 +31,12 @@ pub fn fuzz_netflow(bytes: &[u8], now: Instant) {
     while let Some((exporter, payload)) = next_payload(&mut rest) {
         let exporter = SocketAddr::from((Ipv4Addr::LOCALHOST, exporter));
         let datagram = Datagram { exporter, local: exporter, arrival: Timestamp(0), payload };
-        table.note(&datagram, BootTime::default());
+        table.count_datagram(&datagram, BootTime::default());
         assert!(table.figures().count() <= EXPORTERS_MAX, "there are too many exporters");
         assert!(table.sequence_bytes() <= SEQUENCE_MEMORY, "recent numbers take too much");
         assert_eq!(table.sequence_bytes(), table.counted_sequence_bytes(), "the account of numbers is wrong");
         assert!(table.record_length_bytes() <= RECORD_LENGTHS_TOTAL, "record lengths take too much");
-        memory.note([&datagram], None);
+        memory.learn([&datagram], None);
         let (templates, options) = memory.bytes();
         assert!(templates <= TEMPLATE_MEMORY, "templates take too much");
         assert!(options <= OPTION_MEMORY, "options data take too much");
@@ -77,14 +77,14 @@ fn check_repeats(memory: &TemplateMemory, datagram: &Datagram<'_>, now: Instant)
             (header.version, header.source_id),
             "a repeat belongs to another exporter"
         );
-        let sets: Vec<_> = Sets::of(payload).expect("a repeat has sets").collect();
+        let sets: Vec<_> = Sets::parse(payload).expect("a repeat has sets").collect();
         assert!(payload.len() <= REPEAT_TARGET || sets.len() == 1, "a repeat is too long");
         assert!(payload.len() <= PAYLOAD_MAX, "a repeat is longer than any datagram");
         let records = sets.iter().filter(|set| set.template_kind().is_none()).count();
         let adds = if own.version == 9 { 1 } else { u32::try_from(records).expect("a few") };
         assert!(next.is_none_or(|next| next == own.sequence.number), "repeats have a gap");
         next = Some(own.sequence.number.wrapping_add(adds));
-        collector.note([&Datagram { payload, ..*datagram }], None);
+        collector.learn([&Datagram { payload, ..*datagram }], None);
     }
     assert!(next.is_none_or(|next| next == header.sequence.number), "repeats do not lead to the datagram");
     let own = template_ids(datagram.payload);
@@ -116,7 +116,7 @@ fn known(
 
 /// The ids of the templates that `payload` defines.
 fn template_ids(payload: &[u8]) -> Vec<u16> {
-    let changes = Sets::of(payload).into_iter().flatten().flat_map(|set| TemplateChanges::of(&set));
+    let changes = Sets::parse(payload).into_iter().flatten().flat_map(|set| TemplateChanges::of(&set));
     let id = |change| if let TemplateChange::Defined(template) = change { Some(template.id) } else { None };
     changes.filter_map(id).collect()
 }

@@ -137,7 +137,7 @@ impl Kept {
 
     /// The templates, each with the port that defined it, without malformed ones.
     pub(super) fn templates(&self) -> impl Iterator<Item = (u16, Template<'_>)> {
-        let format = Format::of(self.version);
+        let format = Format::from_version(self.version);
         self.templates.iter().filter_map(move |template| Some((template.port, template.parse(format?)?)))
     }
 }

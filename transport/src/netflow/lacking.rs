@@ -114,5 +114,5 @@ impl TemplateMemory {
 
 /// The changes in the template sets of `payload`, in their order.
 fn changes(payload: &[u8]) -> impl Iterator<Item = TemplateChange<'_>> {
-    Sets::of(payload).into_iter().flatten().flat_map(|set| TemplateChanges::of(&set))
+    Sets::parse(payload).into_iter().flatten().flat_map(|set| TemplateChanges::of(&set))
 }

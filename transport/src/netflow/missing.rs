@@ -72,13 +72,13 @@ impl Missing {
         let (number, is_higher) = self.number;
         // After a late datagram, the numbers before the next one would seem to be missing.
         if let Some(contents) = self.last.filter(|_| is_higher) {
-            restarted.note(number, &contents, heard);
+            restarted.follow(number, &contents, heard);
         }
         restarted
     }
 
     /// Follows a datagram with `number`. Returns the ways by which that number was expected.
-    pub(super) fn note(&mut self, number: u32, contents: &Contents, heard: Heard) -> Ways {
+    pub(super) fn follow(&mut self, number: u32, contents: &Contents, heard: Heard) -> Ways {
         let ways = Way::all(self.format);
         self.number = (number, number.wrapping_sub(self.number.0) <= u32::MAX / 2);
         if self.last != Some(*contents) {
@@ -95,7 +95,7 @@ impl Missing {
         for (index, group) in self.groups.iter_mut().enumerate() {
             let Some(way) = group.ways.first().and_then(|place| ways.get(place)) else { continue };
             let place = way.place(number, contents);
-            let fit = group.counter.note(place, heard, most);
+            let fit = group.counter.follow(place, heard, most);
             let fits = fit == Fit::Yes || fit == Fit::Unknown && is_known(way);
             group.fits += i64::from(is_scored && fits) - i64::from(fit == Fit::Stray);
             if fit == Fit::Yes {
@@ -221,7 +221,7 @@ impl Missing {
 
     /// Judges the numbers once there are enough. Erratic numbers restart the count with all ways of counting.
     fn judge(&mut self, fit: Fit, units: u32) {
-        if !self.judged.note(fit, units) {
+        if !self.judged.add(fit, units) {
             return;
         }
         let missing = self.believed().map_or(0, |(group, _)| group.counter.missing());

@@ -77,7 +77,7 @@ pub(super) struct Options {
 impl Options {
     /// Stores the records of a data set with this body, which the options template describes; true if any of
     /// them is new or changed. These get this revision.
-    pub(super) fn note(
+    pub(super) fn store(
         &mut self,
         template: &Template<'_>,
         body: &[u8],

@@ -131,7 +131,7 @@ impl RecordLengths {
     pub(super) fn find(&mut self, payload: &[u8], room: usize, mut found: impl FnMut(FlowRun)) -> Contents {
         let room = room.min(RECORD_LENGTHS_PER_EXPORTER);
         let mut contents = Contents::flows(0);
-        let Some(mut sets) = Sets::of(payload) else { return Contents::default() };
+        let Some(mut sets) = Sets::parse(payload) else { return Contents::default() };
         loop {
             let start = sets.next_body();
             let Some(set) = sets.next() else { break };

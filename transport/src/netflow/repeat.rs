@@ -57,7 +57,7 @@ pub(super) fn repeats<'a>(
     records: impl Iterator<Item = (u16, &'a [u8])>,
 ) -> Option<Vec<Vec<u8>>> {
     let header = Header::parse(payload)?;
-    let format = Format::of(header.version)?;
+    let format = Format::from_version(header.version)?;
     let templates = definitions.map(|definition| {
         let id = format.template_set(definition.is_options);
         Body { entries: 1, records: 0, sets: set(format, id, &definition.bytes) }

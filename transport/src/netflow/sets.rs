@@ -31,7 +31,7 @@ pub(super) enum Format {
 
 impl Format {
     /// The format of datagrams that begin with `version`; `None` if they have no templates.
-    pub(super) fn of(version: u16) -> Option<Self> {
+    pub(super) fn from_version(version: u16) -> Option<Self> {
         match version {
             9 => Some(Self::V9),
             10 => Some(Self::Ipfix),
@@ -91,9 +91,9 @@ pub(super) struct Sets<'a> {
 
 impl<'a> Sets<'a> {
     /// The sets of `payload`; `None` if it is neither NetFlow v9 nor IPFIX, or its header is cut short.
-    pub(super) fn of(payload: &'a [u8]) -> Option<Self> {
+    pub(super) fn parse(payload: &'a [u8]) -> Option<Self> {
         let mut fields = payload;
-        let format = Format::of(fields.try_get_u16().ok()?)?;
+        let format = Format::from_version(fields.try_get_u16().ok()?)?;
         let length = usize::from(fields.try_get_u16().ok()?);
         let end = if format == Format::Ipfix { length } else { payload.len() };
         let rest = payload.get(format.header_len()..end)?;
@@ -133,7 +133,7 @@ mod tests {
 
     /// The ids and bodies of the sets of `payload`, and the rest.
     fn walked(payload: &[u8]) -> Option<(Bodies<'_>, &[u8])> {
-        let mut sets = Sets::of(payload)?;
+        let mut sets = Sets::parse(payload)?;
         let seen = sets.by_ref().map(|set| (set.id, set.body)).collect();
         Some((seen, sets.rest()))
     }

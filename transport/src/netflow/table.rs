@@ -48,7 +48,7 @@ impl Default for ExporterTable {
 
 impl ExporterTable {
     /// Counts `datagram`, which was received `now`.
-    pub fn note(&mut self, datagram: &Datagram<'_>, now: BootTime) {
+    pub fn count_datagram(&mut self, datagram: &Datagram<'_>, now: BootTime) {
         self.count(&Arrived::new(datagram, now), None);
     }
 
@@ -66,7 +66,7 @@ impl ExporterTable {
         self.record_length_bytes -= host.record_length_bytes(place);
         self.sequence_bytes -= host.sequence_bytes(place);
         let room = RECORD_LENGTHS_TOTAL.saturating_sub(self.record_length_bytes);
-        let more = host.note(place, arrived, room, flows);
+        let more = host.count(place, arrived, room, flows);
         self.sequence_bytes = self.sequence_bytes.saturating_add_signed(more);
         self.record_length_bytes += host.record_length_bytes(place);
         if self.sequence_bytes + host.sequence_bytes(place) > SEQUENCE_MEMORY {
@@ -156,10 +156,10 @@ mod tests {
     use crate::limits::{EXPORTERS_PER_ADDRESS, EXPORTERS_PER_SOURCE};
     use crate::netflow::{ExportFormat, Unusable};
 
-    fn note(table: &mut ExporterTable, address: SocketAddr, seconds: u64, payload: &[u8]) {
+    fn count(table: &mut ExporterTable, address: SocketAddr, seconds: u64, payload: &[u8]) {
         let local = "192.0.2.9:2055".parse().unwrap();
         let datagram = Datagram { exporter: address, local, arrival: Timestamp(0), payload };
-        table.note(&datagram, at(seconds));
+        table.count_datagram(&datagram, at(seconds));
     }
 
     fn at(seconds: u64) -> BootTime {
@@ -188,10 +188,10 @@ mod tests {
     fn each_source_id_has_its_own_count() {
         let mut table = ExporterTable::default();
         for sequence in [10, 11, 14] {
-            note(&mut table, exporter(1), 5, &v9(1, sequence));
-            note(&mut table, exporter(1), 7, &v9(2, sequence * 2));
+            count(&mut table, exporter(1), 5, &v9(1, sequence));
+            count(&mut table, exporter(1), 7, &v9(2, sequence * 2));
         }
-        note(&mut table, exporter(1), 6, b"not NetFlow");
+        count(&mut table, exporter(1), 6, b"not NetFlow");
         assert_eq!(table.figures().count(), 3);
         assert_eq!(row(&table, 1).missing, Ok(2));
         assert_eq!(row(&table, 2).missing, Ok(1 + 5));
@@ -204,11 +204,11 @@ mod tests {
     fn the_longest_silent_exporter_makes_room() {
         let mut table = ExporterTable::default();
         let last = u16::try_from(EXPORTERS_MAX).unwrap();
-        (1..=last).for_each(|number| note(&mut table, host(number), 1, b""));
-        note(&mut table, host(1), 2, b"");
-        note(&mut table, host(3), 2, b"");
-        note(&mut table, host(last + 1), 3, b"");
-        note(&mut table, host(last + 2), 3, b"");
+        (1..=last).for_each(|number| count(&mut table, host(number), 1, b""));
+        count(&mut table, host(1), 2, b"");
+        count(&mut table, host(3), 2, b"");
+        count(&mut table, host(last + 1), 3, b"");
+        count(&mut table, host(last + 2), 3, b"");
         let kept: Vec<_> = table.figures().map(|row| row.address).collect();
         let expected = (5..=last).chain([1, 3, last + 1, last + 2]).map(|number| host(number).ip());
         assert_eq!(kept, expected.collect::<Vec<_>>());
@@ -217,10 +217,10 @@ mod tests {
     #[test]
     fn one_host_takes_a_bounded_part_of_the_table() {
         let mut table = ExporterTable::default();
-        note(&mut table, host(1), 1, &v9(0, 7));
+        count(&mut table, host(1), 1, &v9(0, 7));
         let ids = 2 * u32::try_from(EXPORTERS_PER_ADDRESS).unwrap();
         for id in 0..ids {
-            note(&mut table, exporter(1), u64::from(2 + id), &v9(id, id << 12));
+            count(&mut table, exporter(1), u64::from(2 + id), &v9(id, id << 12));
         }
         assert_eq!(table.figures().count(), EXPORTERS_PER_ADDRESS + 1);
         let mut kept = table.figures().filter(|row| row.address == exporter(1).ip());
@@ -234,7 +234,7 @@ mod tests {
         for number in 1..1400 {
             // Each other datagram is lost, so that all holes stay open.
             for sequence in 0..257 {
-                note(&mut table, host(number), 1, &v9(0, sequence * 2));
+                count(&mut table, host(number), 1, &v9(0, sequence * 2));
                 assert!(table.sequence_bytes() <= SEQUENCE_MEMORY);
             }
         }
@@ -246,10 +246,10 @@ mod tests {
     #[test]
     fn random_ports_and_numbers_take_few_rows() {
         let mut table = ExporterTable::default();
-        note(&mut table, host(1), 1, &v9(0, 7));
+        count(&mut table, host(1), 1, &v9(0, 7));
         for number in 0..1000_u16 {
             let random = u32::from(number).wrapping_mul(2_654_435_761);
-            note(&mut table, exporter(1000 + number), 2, &v9(0, random));
+            count(&mut table, exporter(1000 + number), 2, &v9(0, random));
         }
         assert_eq!(table.figures().count(), 1 + EXPORTERS_PER_SOURCE);
         assert_eq!(table.sequence_bytes(), table.counted_sequence_bytes());
@@ -259,9 +259,9 @@ mod tests {
     fn copies_from_other_ports_are_copies() {
         let mut table = ExporterTable::default();
         for number in 0..100_u16 {
-            note(&mut table, exporter(1000 + 2 * number), 1, &v9(0, number.into()));
+            count(&mut table, exporter(1000 + 2 * number), 1, &v9(0, number.into()));
             if number > 0 {
-                note(&mut table, exporter(1001 + 2 * number), 1, &v9(0, number.into()));
+                count(&mut table, exporter(1001 + 2 * number), 1, &v9(0, number.into()));
             }
         }
         let rows: Vec<_> = table.figures().collect();
@@ -273,7 +273,7 @@ mod tests {
         let mut table = ExporterTable::default();
         for number in 0..3000_u32 {
             let port = u16::try_from(number % 1060).unwrap();
-            note(&mut table, exporter(1000 + port), 1, &v9(0, number));
+            count(&mut table, exporter(1000 + port), 1, &v9(0, number));
         }
         let rows: Vec<_> = table.figures().collect();
         assert_eq!((rows.len(), rows[0].datagrams, rows[0].missing), (1, 3000, Ok(0)));
@@ -285,7 +285,7 @@ mod tests {
         let mut table = ExporterTable::default();
         for number in (0..300_u32).filter(|number| number % 10 != 5) {
             let port = u16::try_from(number).unwrap();
-            note(&mut table, exporter(1000 + port), 1, &v9(0, number));
+            count(&mut table, exporter(1000 + port), 1, &v9(0, number));
         }
         let rows: Vec<_> = table.figures().collect();
         assert_eq!((rows.len(), rows[0].missing), (1, Ok(29 + 1)), "{rows:?}");
@@ -295,9 +295,9 @@ mod tests {
     fn two_exporters_at_one_address_keep_their_ports() {
         let mut table = ExporterTable::default();
         for number in 0..100_u32 {
-            note(&mut table, exporter(1), 1, &[v9(0, number), vec![1]].concat());
+            count(&mut table, exporter(1), 1, &[v9(0, number), vec![1]].concat());
             if number % 4 != 1 {
-                note(&mut table, exporter(2), 1, &[v9(0, number), vec![2]].concat());
+                count(&mut table, exporter(2), 1, &[v9(0, number), vec![2]].concat());
             }
         }
         let rows: Vec<_> = table.figures().map(|row| (row.port, row.datagrams, row.missing)).collect();
@@ -309,7 +309,7 @@ mod tests {
         let mut table = ExporterTable::default();
         for number in 0..100_u32 {
             let port = if number % 10 == 0 { 1 } else { 2 };
-            note(&mut table, exporter(port), 1, &v9(0, number));
+            count(&mut table, exporter(port), 1, &v9(0, number));
         }
         let rows: Vec<_> = table.figures().collect();
         assert_eq!((rows.len(), rows[0].datagrams, rows[0].missing), (1, 100, Ok(0)));
@@ -319,7 +319,7 @@ mod tests {
     fn losses_of_a_shared_count_are_shown_once() {
         let mut table = ExporterTable::default();
         for number in (0..300_u32).filter(|number| ![100, 101, 200].contains(number)) {
-            note(&mut table, exporter(1), 1, &v9(number % 3, number));
+            count(&mut table, exporter(1), 1, &v9(number % 3, number));
         }
         let rows: Vec<_> = table.figures().map(|row| row.missing).collect();
         assert_eq!(rows, [Ok(3), Ok(0), Ok(0)]);
@@ -329,11 +329,11 @@ mod tests {
     fn ids_that_stop_sharing_are_counted_apart() {
         let mut table = ExporterTable::default();
         for number in (0..100_u32).filter(|number| ![50, 51].contains(number)) {
-            note(&mut table, exporter(1), 1, &v9(number % 2, number));
+            count(&mut table, exporter(1), 1, &v9(number % 2, number));
         }
         for number in (0..200_u32).filter(|number| *number != 150) {
-            note(&mut table, exporter(1), 1, &v9(0, 5_000_000 + number));
-            note(&mut table, exporter(1), 1, &v9(1, 9_000_000 + number));
+            count(&mut table, exporter(1), 1, &v9(0, 5_000_000 + number));
+            count(&mut table, exporter(1), 1, &v9(1, 9_000_000 + number));
         }
         let missing = table.figures().map(|row| row.missing.unwrap());
         assert_eq!(missing.collect::<Vec<_>>(), [2 + 1, 1]);
@@ -345,7 +345,7 @@ mod tests {
         let mut table = ExporterTable::default();
         for interface in [1, 2] {
             let address = core::net::SocketAddrV6::new("fe80::1".parse().unwrap(), 1, 0, interface);
-            note(&mut table, address.into(), 1, &v9(0, 1000 * interface));
+            count(&mut table, address.into(), 1, &v9(0, 1000 * interface));
         }
         assert_eq!(table.figures().map(|row| row.interface).collect::<Vec<_>>(), [1, 2]);
     }
@@ -359,7 +359,7 @@ mod tests {
             let mut expected: Vec<core::net::IpAddr> = Vec::new();
             for step in steps {
                 if let Some(number) = step {
-                    note(&mut table, host(number), 1, b"");
+                    count(&mut table, host(number), 1, b"");
                     expected.retain(|other| *other != host(number).ip());
                     expected.push(host(number).ip());
                 } else {

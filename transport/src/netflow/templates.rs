@@ -64,7 +64,7 @@ impl News {
 
 impl TemplateMemory {
     /// Learns the definitions and withdrawals of `datagrams`, which were sent to `recipient`, or to nobody.
-    pub fn note<'d>(
+    pub fn learn<'d>(
         &mut self,
         datagrams: impl IntoIterator<Item = &'d Datagram<'d>>,
         recipient: Option<&Recipient>,
@@ -103,7 +103,7 @@ impl TemplateMemory {
         let before = self.domains.peek(&key).map(|domain| domain.revision);
         let mut news = News::default();
         if self.teaches(&key, sets) {
-            let Some(learned) = self.learn(key, port, sets.clone()) else {
+            let Some(learned) = self.learn_sets(key, port, sets.clone()) else {
                 self.split(address);
                 return self.note_one(port, address, sets, recipient);
             };
@@ -140,14 +140,14 @@ impl TemplateMemory {
 
     /// Learns from these sets. `None` if the domain proves to be that of two exporters; some changes may then
     /// be applied.
-    fn learn(&mut self, key: DomainKey, port: u16, sets: Sets<'_>) -> Option<News> {
-        let (mut domain, mut options) = self.take(key);
+    fn learn_sets(&mut self, key: DomainKey, port: u16, sets: Sets<'_>) -> Option<News> {
+        let (mut domain, mut options) = self.remove_domain(key);
         let revision = domain.revision.saturating_add(1);
         let (mut news, mut is_one) = (News::default(), true);
         for set in sets {
             let template = domain.definitions.options_template(set.id);
             if let Some(template) = template.and_then(|definition| definition.template(set.format)) {
-                news.options |= options.note(&template, set.body, revision, &self.hasher);
+                news.options |= options.store(&template, set.body, revision, &self.hasher);
             }
             for change in TemplateChanges::of(&set) {
                 match domain.definitions.follow(&change, port, revision) {
@@ -170,7 +170,7 @@ impl TemplateMemory {
     }
 
     /// Removes and returns the state of a domain; empty if it is unknown.
-    fn take(&mut self, key: DomainKey) -> (Domain, Options) {
+    fn remove_domain(&mut self, key: DomainKey) -> (Domain, Options) {
         let options = self.options.pop(&key).unwrap_or_default();
         self.option_bytes -= options.bytes();
         let domain = self.domains.pop(&key);
@@ -198,7 +198,7 @@ impl TemplateMemory {
 
     /// Gives each port of this address that has definitions its own domain.
     fn split(&mut self, address: DomainKey) {
-        let (shared, _) = self.take(address);
+        let (shared, _) = self.remove_domain(address);
         let ports: HashSet<u16> = shared.definitions.iter().map(|definition| definition.port).collect();
         for port in ports {
             let mut domain = Domain { revision: shared.revision, ..Domain::default() };
@@ -212,12 +212,12 @@ impl TemplateMemory {
     /// Lists this port in the domain of its address. The oldest ports beyond the limit are forgotten.
     fn list_port(&mut self, key: DomainKey, port: u16) {
         let address = DomainKey { port: None, ..key };
-        let (mut domain, _) = self.take(address);
+        let (mut domain, _) = self.remove_domain(address);
         domain.ports.retain(|listed| *listed != port);
         domain.ports.push(port);
         let surplus = domain.ports.len().saturating_sub(PORTS_PER_DOMAIN);
         for port in domain.ports.drain(..surplus).collect::<Vec<_>>() {
-            self.take(key.of_port(port));
+            self.remove_domain(key.of_port(port));
         }
         self.template_bytes += domain.cost();
         self.domains.put(address, domain);
@@ -234,7 +234,7 @@ impl TemplateMemory {
     /// Forgets the exporter whose last definition is oldest; false if there is none.
     pub fn forget_oldest(&mut self) -> bool {
         let oldest = self.domains.peek_lru().map(|(key, _)| *key);
-        oldest.is_some_and(|key| !self.take(key).0.is_empty())
+        oldest.is_some_and(|key| !self.remove_domain(key).0.is_empty())
     }
 
     /// Forgets the options data of the exporter whose last options data are oldest; false if there is none.
@@ -260,7 +260,7 @@ impl TemplateMemory {
 
     /// Restores stored templates, in the order of [`Self::kept_templates`]. Malformed parts are ignored.
     pub fn restore_templates(&mut self, kept: &Kept) {
-        let (mut domain, options) = self.take(kept.key());
+        let (mut domain, options) = self.remove_domain(kept.key());
         domain.revision = domain.revision.saturating_add(1);
         for (port, template) in kept.templates() {
             domain.definitions.follow(&TemplateChange::Defined(template), port, domain.revision);
@@ -270,7 +270,7 @@ impl TemplateMemory {
 
     /// Restores stored options data if their templates are unchanged.
     pub fn restore_options(&mut self, kept: &Kept) {
-        let (mut domain, mut options) = self.take(kept.key());
+        let (mut domain, mut options) = self.remove_domain(kept.key());
         domain.revision = domain.revision.saturating_add(1);
         for (_, template) in kept.templates() {
             let known = domain.definitions.options_template(template.id);
@@ -278,7 +278,7 @@ impl TemplateMemory {
                 continue;
             }
             for row in kept.options.iter().filter(|row| row.template_id == template.id) {
-                options.note(&template, &row.record, domain.revision, &self.hasher);
+                options.store(&template, &row.record, domain.revision, &self.hasher);
             }
         }
         self.put(kept.key(), domain, options);
@@ -331,7 +331,7 @@ impl fmt::Debug for TemplateMemory {
 
 /// The domain of a datagram for all ports, and its sets; `None` if its format has no templates.
 pub(super) fn domain_of<'a>(datagram: &Datagram<'a>) -> Option<(DomainKey, Sets<'a>)> {
-    let sets = Sets::of(datagram.payload)?;
+    let sets = Sets::parse(datagram.payload)?;
     let header = Header::parse(datagram.payload)?;
     Some((DomainKey::of_address(datagram.exporter, &header), sets))
 }

@@ -147,7 +147,7 @@ impl Channel {
     /// Creates a channel over TLS after its handshake, in which this side presented the certificate `own`.
     pub(super) fn tls(connection: impl Into<rustls::Connection>, own: &Certificate) -> Self {
         let mut connection = connection.into();
-        let certificates = CertificateExpiry::of(own, &connection);
+        let certificates = CertificateExpiry::read(own, &connection);
         let mut early_data = Vec::new();
         // An error is ignored here, because it occurs again and is reported with the next bytes.
         drop(read_plain(&mut connection, &mut |bytes| early_data.extend_from_slice(bytes)));

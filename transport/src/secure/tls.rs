@@ -113,7 +113,7 @@ pub struct CertificateExpiry {
 
 impl CertificateExpiry {
     /// Reads them from `connection` after its handshake; `None` if the other side presented no certificate.
-    pub(super) fn of(own: &Certificate, connection: &CommonState) -> Option<Self> {
+    pub(super) fn read(own: &Certificate, connection: &CommonState) -> Option<Self> {
         let leaf = connection.peer_certificates().and_then(|chain| chain.first())?;
         Some(Self { own: own.not_after, peer: Certificate::read(leaf).ok()?.not_after })
     }

@@ -38,7 +38,7 @@ pub struct Space {
 
 impl Space {
     /// The room on the file system of `path`, which must exist.
-    pub fn of(path: &Path) -> io::Result<Self> {
+    pub fn query(path: &Path) -> io::Result<Self> {
         Ok(Self::from(&rustix::fs::statvfs(path)?))
     }
 }
@@ -189,7 +189,7 @@ impl Disk for Directory {
 /// The error of a file that could not be created in `directory`, with its cause in words where the number
 /// alone misleads.
 pub fn not_created(error: io::Error, directory: &Path) -> io::Error {
-    let has_no_inodes = || Space::of(directory).is_ok_and(|space| space.free_inodes == Some(0));
+    let has_no_inodes = || Space::query(directory).is_ok_and(|space| space.free_inodes == Some(0));
     if error.kind() == io::ErrorKind::StorageFull && has_no_inodes() {
         let path = directory.display();
         return io::Error::new(error.kind(), format!("no inodes left on the file system of {path}"));

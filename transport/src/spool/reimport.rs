@@ -67,7 +67,7 @@ struct BrokenPiece {
 
 impl BrokenPiece {
     /// The piece that `reader` has just found.
-    fn of<F: DiskFile>(damage: Damage, reader: &SegmentReader<F>) -> Self {
+    fn new<F: DiskFile>(damage: Damage, reader: &SegmentReader<F>) -> Self {
         let Damage { offset, length, first, end } = damage;
         // No segment reaches over positions that a start leapt over.
         let is_known = end.since(first) < POSITIONS_PER_RUN;
@@ -278,7 +278,7 @@ impl<F: DiskFile> Renumbering<F> {
                 Item::Newer(Newer { needs, .. }) => return Ok(Some(Reimported::Newer(needs))),
                 // Between two pieces of one segment, or behind the last one, nothing is missing.
                 Item::Damage(damage) if damage.length == 0 => {}
-                Item::Damage(damage) => self.broken.push(BrokenPiece::of(damage, reader)),
+                Item::Damage(damage) => self.broken.push(BrokenPiece::new(damage, reader)),
             }
         }
         Ok(None)

@@ -10,9 +10,9 @@ async fn datagrams_without_any_collector_are_settled() {
     let outputs = Outputs::to(&[]);
     let mut delivery = begun(0, &outputs);
     push(&mut delivery, batches(&numbered(3, 10)).remove(0));
-    let settled = delivery.settle();
+    let settled = delivery.take_settled();
     assert_eq!((settled.delivered.datagrams, delivery.settled()), (3, Position(3)));
-    assert_eq!(delivery.settle(), Settled::default());
+    assert_eq!(delivery.take_settled(), Settled::default());
 }
 
 #[tokio::test]
@@ -38,7 +38,7 @@ async fn a_delivery_resumes_among_dropped_datagrams() {
         let (records, exporters) = (Ok(batch.records().unwrap()), Prefixes::default());
         delivery.push(PendingBatch { first, end, first_new, records, exporters });
         delivery.run().await;
-        let settled = delivery.settle();
+        let settled = delivery.take_settled();
         assert_eq!(delivery.settled(), Position(8), "dropped datagrams hold nothing up");
         let expected: Vec<Vec<u8>> = (0..8)
             .filter(|place| *place >= usize::try_from(done).unwrap() && live[*place])
@@ -69,7 +69,7 @@ async fn a_repeated_batch_is_counted_once() {
         if connection == 3 {
             while delivery.is_under_way() {
                 delivery.run().await;
-                settled.add(delivery.settle());
+                settled.add(delivery.take_settled());
             }
         }
         settled.add(delivery.suspend());

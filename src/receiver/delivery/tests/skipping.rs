@@ -24,7 +24,7 @@ async fn push_and_make_way(delivery: &mut Delivery, records: Records) {
     push(delivery, records);
     while !delivery.may_take_more() {
         delivery.run().await;
-        delivery.settle();
+        delivery.take_settled();
     }
 }
 
@@ -112,7 +112,7 @@ async fn only_a_returning_collector_gets_resends() {
     let hold_reader = read_slowly(collector(&absent.to_string()), payloads.len(), 1000);
     while delivery.position() < Position(3000) {
         delivery.run().await;
-        delivery.settle();
+        delivery.take_settled();
         let Some((first, bytes)) = delivery.wanted_resend() else { continue };
         let (mut place, mut room) = (Position(0), usize::try_from(bytes).unwrap());
         for records in &stream {
@@ -124,7 +124,7 @@ async fn only_a_returning_collector_gets_resends() {
             place = end;
         }
     }
-    delivery.settle();
+    delivery.take_settled();
     assert!(!delivery.is_behind() && delivery.is_even());
     assert_eq!(delivery.settled(), Position(3000));
     assert!(hold_reader.join().unwrap() == payloads, "lost, repeated or out of order");
@@ -146,7 +146,7 @@ async fn a_stuck_skipping_collector_delays_nobody() {
     }
     while delivery.position() < Position(3000) {
         delivery.run().await;
-        delivery.settle();
+        delivery.take_settled();
     }
     assert!(reader.join().unwrap() == payloads, "lost, repeated or out of order");
     let [_, stuck] = outputs.figures().try_into().unwrap();

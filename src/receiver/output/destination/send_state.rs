@@ -45,7 +45,7 @@ impl SendState {
     /// Charges `count` sent datagrams to the rate limits.
     pub(super) fn charge(&mut self, count: usize, is_late: bool, now: Instant) {
         for bucket in self.buckets(is_late) {
-            bucket.take(count, now);
+            bucket.charge(count, now);
         }
     }
 

@@ -48,7 +48,7 @@ impl Tested {
     }
 
     /// See [`Destination::deliver`]; the delivered datagrams are also learned.
-    async fn take(&self, datagrams: &[Datagram<'_>], is_late: bool) -> RunOutcome {
+    async fn deliver_and_learn(&self, datagrams: &[Datagram<'_>], is_late: bool) -> RunOutcome {
         let first = datagrams.first().unwrap();
         let run = ExporterRun { first, datagrams, is_late, place: 0, learner: &self.learner };
         let taken = self.destination.deliver(&run).await;
@@ -76,7 +76,7 @@ fn holding(address: SocketAddr) -> Tested {
 /// Delivers the datagrams from index `done` on, and advances `done`.
 async fn deliver(destination: &Tested, datagrams: &[Datagram<'_>], done: &mut usize) {
     while let Some(waiting) = datagrams.get(*done..).filter(|waiting| !waiting.is_empty()) {
-        *done += destination.take(waiting, false).await.count;
+        *done += destination.deliver_and_learn(waiting, false).await.count;
     }
 }
 
@@ -246,7 +246,7 @@ async fn a_waiting_task_holds_no_lock() {
         }
     };
     tokio::select! {
-        _ = output.take(&waiting, false) => panic!("nobody listens"),
+        _ = output.deliver_and_learn(&waiting, false) => panic!("nobody listens"),
         () = is_free => {}
     }
 }

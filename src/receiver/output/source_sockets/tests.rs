@@ -173,7 +173,7 @@ async fn a_smaller_share_applies_at_the_next_open() {
     for number in 1..=10 {
         seen(&mut sources, &collector, exporter(number));
     }
-    let _other = SocketShare::of(&budget);
+    let _other = SocketShare::within(&budget);
     seen(&mut sources, &collector, exporter(11));
     assert_eq!(open(&sources), 5);
 }

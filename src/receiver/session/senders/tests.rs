@@ -96,7 +96,7 @@ fn counts_of_forgotten_senders_stay_in_the_totals() {
 }
 
 /// Acquires `entry` for a connection with stream `number`, which began at that second.
-async fn take(entry: &Arc<SenderEntry>, number: u8) -> Result<StreamGuard, Superseded> {
+async fn acquire(entry: &Arc<SenderEntry>, number: u8) -> Result<StreamGuard, Superseded> {
     let peer = SocketAddr::from(([192, 0, 2, number], 40_000));
     let begun = SystemTime::UNIX_EPOCH + core::time::Duration::from_secs(number.into());
     let hello = Hello { stream: StreamId([number; 16]), ..hello() };
@@ -111,15 +111,15 @@ fn peer(number: u8) -> SocketAddr {
 async fn a_superseded_connection_waits_no_longer() {
     let senders = Senders::default();
     let entry = senders.entry(&"edge".parse().unwrap(), peer(1), STREAM);
-    let held = take(&entry, 3).await.unwrap();
+    let held = acquire(&entry, 3).await.unwrap();
     let waiting = [2, 1].map(|number| {
         let entry = entry.clone();
-        tokio::spawn(async move { take(&entry, number).await.map(drop) })
+        tokio::spawn(async move { acquire(&entry, number).await.map(drop) })
     });
     let [earlier, later] = waiting;
     assert_eq!(earlier.await.unwrap().unwrap_err(), Superseded::KnownLonger(peer(1)));
     assert_eq!(held.superseded(), Superseded::KnownLonger(peer(1)));
-    assert_eq!(take(&entry, 2).await.unwrap_err(), Superseded::InUse(peer(1)));
+    assert_eq!(acquire(&entry, 2).await.unwrap_err(), Superseded::InUse(peer(1)));
     drop(held);
     later.await.unwrap().unwrap();
 }
@@ -128,10 +128,10 @@ async fn a_superseded_connection_waits_no_longer() {
 async fn a_cancelled_claim_blocks_no_connection() {
     let senders = Senders::default();
     let entry = senders.entry(&"edge".parse().unwrap(), peer(1), STREAM);
-    let held = take(&entry, 3).await.unwrap();
+    let held = acquire(&entry, 3).await.unwrap();
     let waiting = tokio::spawn({
         let entry = entry.clone();
-        async move { take(&entry, 1).await.map(drop) }
+        async move { acquire(&entry, 1).await.map(drop) }
     });
     while held.superseded() != Superseded::KnownLonger(peer(1)) {
         tokio::task::yield_now().await;
@@ -139,7 +139,7 @@ async fn a_cancelled_claim_blocks_no_connection() {
     waiting.abort();
     waiting.await.unwrap_err();
     drop(held);
-    take(&entry, 4).await.unwrap();
+    acquire(&entry, 4).await.unwrap();
 }
 
 #[tokio::test]

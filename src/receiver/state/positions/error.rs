@@ -64,8 +64,8 @@ impl PositionsError {
         matches!(self, Self::Failed { cause, .. } if is_out_of_files(cause))
     }
 
-    /// Adds context to an error: `result.map_err(PositionsError::of("open", path))`.
-    pub(super) fn of(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    /// Adds context to an error: `result.map_err(PositionsError::context("open", path))`.
+    pub(super) fn context(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |cause| Self::Failed { operation, path: path.to_owned(), cause }
     }
 }

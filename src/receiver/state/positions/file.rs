@@ -67,11 +67,14 @@ impl StreamPosition {
         seen: SystemTime,
         begun: SystemTime,
     ) -> Result<(Self, bool), PositionsError> {
-        let (file, is_made) = open_file(&path).map_err(PositionsError::of("open", &path))?;
-        let slots = read_slots(&file, stream).map_err(PositionsError::of("read", &path))?;
+        let (file, is_made) = open_file(&path).map_err(PositionsError::context("open", &path))?;
+        let slots = read_slots(&file, stream).map_err(PositionsError::context("read", &path))?;
         let is_known = slots.iter().any(|slot| slot.progress().is_some());
         if !is_known && slots.contains(&Slot::Newer) {
-            return Err(PositionsError::of("use", &path)(io::Error::new(io::ErrorKind::Unsupported, NEWER)));
+            return Err(PositionsError::context("use", &path)(io::Error::new(
+                io::ErrorKind::Unsupported,
+                NEWER,
+            )));
         }
         let damaged = slots.contains(&Slot::Damaged);
         let lost = damaged && !is_known;
@@ -81,14 +84,14 @@ impl StreamPosition {
         let file = if lost { set_aside(&path)? } else { file };
         if read_begun(&file, stream).is_none() {
             file.write_all_at(&begun::encode(stream, begun), BEGUN_OFFSET)
-                .map_err(PositionsError::of("write", &path))?;
+                .map_err(PositionsError::context("write", &path))?;
         }
-        file.set_modified(seen).map_err(PositionsError::of("mark as seen", &path))?;
+        file.set_modified(seen).map_err(PositionsError::context("mark as seen", &path))?;
         let further = if lost { None } else { read_slot(&file, stream, SKIP_POSITION_OFFSET).ok() };
         let further = further.and_then(Slot::progress);
         let state = Mutex::new(PositionFileState {
             skip_position: further,
-            ..PositionFileState::of(slots, seen, file)
+            ..PositionFileState::new(slots, seen, file)
         });
         Ok((Self { path, stream, state }, lost || is_made))
     }
@@ -132,7 +135,7 @@ impl StreamPosition {
         let offset = state.next_offset;
         self.file(&mut state)?
             .write_all_at(&Slot::encode(self.stream, progress), offset)
-            .map_err(PositionsError::of("write", &self.path))?;
+            .map_err(PositionsError::context("write", &self.path))?;
         state.stored(progress);
         state.close_if_unused();
         Ok(())
@@ -154,7 +157,7 @@ impl StreamPosition {
         let further = StoredProgress { position: further, run };
         self.file(&mut state)?
             .write_all_at(&Slot::encode(self.stream, further), SKIP_POSITION_OFFSET)
-            .map_err(PositionsError::of("write", &self.path))?;
+            .map_err(PositionsError::context("write", &self.path))?;
         state.skip_position = Some(further);
         state.dirty = true;
         state.close_if_unused();
@@ -174,7 +177,7 @@ impl StreamPosition {
         }
         let file = self.file(&mut state)?;
         if state.sync_failed {
-            self.write_again(&file, &state).map_err(PositionsError::of("write", &self.path))?;
+            self.write_again(&file, &state).map_err(PositionsError::context("write", &self.path))?;
         }
         state.dirty = false;
         drop(state);
@@ -187,7 +190,7 @@ impl StreamPosition {
             state.seen = seen;
         }
         state.close_if_unused();
-        outcome.map_err(PositionsError::of("sync", &self.path))
+        outcome.map_err(PositionsError::context("sync", &self.path))
     }
 
     /// Writes the newest slots again. If that is cut short, the older slot still counts.
@@ -209,7 +212,7 @@ impl StreamPosition {
         if let Some(file) = &state.file {
             return Ok(file.clone());
         }
-        let (file, _) = open_file(&self.path).map_err(PositionsError::of("open", &self.path))?;
+        let (file, _) = open_file(&self.path).map_err(PositionsError::context("open", &self.path))?;
         Ok(state.file.insert(Arc::new(file)).clone())
     }
 
@@ -233,7 +236,7 @@ impl StreamPosition {
 }
 
 impl PositionFileState {
-    fn of([first, second]: [Slot; 2], seen: SystemTime, file: File) -> Self {
+    fn new([first, second]: [Slot; 2], seen: SystemTime, file: File) -> Self {
         let [first_offset, second_offset] = SLOT_OFFSETS;
         let (first, second) = (first.progress(), second.progress());
         let first_is_newest = position_of(first) > position_of(second);
@@ -311,13 +314,13 @@ fn read_slot(file: &File, stream: StreamId, offset: u64) -> io::Result<Slot> {
 /// Renames the damaged file at `path`, and creates a new one in its place.
 fn set_aside(path: &std::path::Path) -> Result<File, PositionsError> {
     let aside = set_aside_path(path);
-    atomic_file::rename(path, &aside).map_err(PositionsError::of("rename", path))?;
+    atomic_file::rename(path, &aside).map_err(PositionsError::context("rename", path))?;
     tracing::warn!(
         "the position of a stream was damaged; its file was renamed to {}, and all datagrams that its \
          sender still has are delivered again",
         aside.display()
     );
-    open_file(path).map(|(file, _)| file).map_err(PositionsError::of("open", path))
+    open_file(path).map(|(file, _)| file).map_err(PositionsError::context("open", path))
 }
 
 /// Returns the path to which the damaged file at `path` is renamed.

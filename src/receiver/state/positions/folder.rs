@@ -28,7 +28,7 @@ impl Folder {
             .recursive(true)
             .mode(0o700)
             .create(&path)
-            .map_err(PositionsError::of("make the directory", &path))?;
+            .map_err(PositionsError::context("make the directory", &path))?;
         Ok(Self {
             path,
             #[cfg(test)]
@@ -69,7 +69,7 @@ impl Folder {
             }
             Ok(files)
         };
-        list().map_err(PositionsError::of("list", &self.path))
+        list().map_err(PositionsError::context("list", &self.path))
     }
 
     /// Removes the file of a stream, if it exists.
@@ -77,7 +77,7 @@ impl Folder {
         let path = self.file(name);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(PositionsError::of("remove", &path)(error))
+                Err(PositionsError::context("remove", &path)(error))
             }
             _ => Ok(()),
         }
@@ -87,7 +87,7 @@ impl Folder {
     pub(super) fn sync(&self) -> Result<(), PositionsError> {
         File::open(&self.path)
             .and_then(|directory| directory.sync_all())
-            .map_err(PositionsError::of("sync the directory", &self.path))
+            .map_err(PositionsError::context("sync the directory", &self.path))
     }
 
     #[cfg_attr(not(test), expect(clippy::unused_self, reason = "only tests count"))]

@@ -55,12 +55,12 @@ impl StreamIndex {
 
     /// Returns the time at which this stream began; `None` if it is not known.
     pub(super) fn begun(&self, name: &StreamName) -> Option<SystemTime> {
-        let known = self.of(&name.sender).iter().find(|known| known.stream == name.stream)?;
+        let known = self.streams_of(&name.sender).iter().find(|known| known.stream == name.stream)?;
         Some(known.begun)
     }
 
     /// Returns the known streams of one sender.
-    pub(super) fn of(&self, sender: &SenderId) -> &[KnownStream] {
+    pub(super) fn streams_of(&self, sender: &SenderId) -> &[KnownStream] {
         self.senders.get(sender).map_or(&[], Vec::as_slice)
     }
 
@@ -71,12 +71,12 @@ impl StreamIndex {
 
     /// Notes that a stream has a file, last seen at `seen`, and whether it is in use. An unknown stream
     /// begins at `seen`.
-    pub(super) fn note(&mut self, name: StreamName, seen: SystemTime, is_used: bool) {
+    pub(super) fn note_file(&mut self, name: StreamName, seen: SystemTime, is_used: bool) {
         let begun = self.begun(&name).unwrap_or(seen);
         self.note_begun(name, seen, begun, is_used);
     }
 
-    /// See [`Self::note`]; the stream began at `begun`.
+    /// See [`Self::note_file`]; the stream began at `begun`.
     pub(super) fn note_begun(
         &mut self,
         name: StreamName,
@@ -130,10 +130,10 @@ impl StreamIndex {
         is_free: impl Fn(&StreamName) -> bool,
     ) -> Option<StreamName> {
         let name = |known: &KnownStream| StreamName { sender: sender.clone(), stream: known.stream };
-        let free = || self.of(sender).iter().filter(|known| is_free(&name(known)));
+        let free = || self.streams_of(sender).iter().filter(|known| is_free(&name(known)));
         let order = |known: &KnownStream| (known.begun, Reverse(known.seen), known.stream);
         let is_first = |known: &KnownStream| {
-            let before = self.of(sender).iter().filter(|other| order(other) < order(known));
+            let before = self.streams_of(sender).iter().filter(|other| order(other) < order(known));
             before.count() < STREAMS_FIRST
         };
         let stale = free().filter(|known| is_stale(known.seen, now));
@@ -141,7 +141,7 @@ impl StreamIndex {
             return Some(name(stale));
         }
         let is_brief = |known: &KnownStream| !known.is_established() && !is_first(known);
-        let has_brief = self.of(sender).iter().any(is_brief);
+        let has_brief = self.streams_of(sender).iter().any(is_brief);
         let others = free().filter(|known| if has_brief { is_brief(known) } else { !is_first(known) });
         others.max_by_key(|known| order(known)).map(name)
     }
@@ -170,19 +170,19 @@ mod tests {
     fn the_stream_unseen_longest_is_the_oldest() {
         let mut index = StreamIndex::default();
         for (sender, stream, seen) in [("a", 1, 30), ("b", 2, 10), ("a", 3, 20)] {
-            index.note(name(sender, stream), at(seen), false);
+            index.note_file(name(sender, stream), at(seen), false);
         }
         assert_eq!((index.oldest(at(100)), index.newest()), (Some(name("b", 2)), Some(at(30))));
-        index.note(name("b", 2), at(40), false);
+        index.note_file(name("b", 2), at(40), false);
         assert_eq!((index.oldest(at(100)), index.len()), (Some(name("a", 3)), 3));
     }
 
     #[test]
     fn a_stream_in_use_is_never_the_oldest() {
         let mut index = StreamIndex::default();
-        index.note(name("a", 1), at(1), true);
+        index.note_file(name("a", 1), at(1), true);
         assert_eq!(index.oldest(at(100)), None);
-        index.note(name("a", 1), at(1), false);
+        index.note_file(name("a", 1), at(1), false);
         assert_eq!(index.oldest(at(100)), Some(name("a", 1)));
     }
 
@@ -190,10 +190,10 @@ mod tests {
     fn the_stream_that_began_last_makes_room() {
         let mut index = StreamIndex::default();
         for stream in 1..=6 {
-            index.note(name("a", stream), at(stream.into()), false);
+            index.note_file(name("a", stream), at(stream.into()), false);
         }
         // It is seen again, and still began first.
-        index.note(name("a", 1), at(9), false);
+        index.note_file(name("a", 1), at(9), false);
         let spare = |index: &StreamIndex, is_free: &dyn Fn(&StreamName) -> bool| {
             index.spare_of(&"a".parse().unwrap(), at(9), is_free)
         };
@@ -201,9 +201,9 @@ mod tests {
         assert_eq!(spare(&index, &|free| *free != name("a", 6)), Some(name("a", 5)));
         assert_eq!(spare(&index, &|free| *free < name("a", 5)), None, "the first four are kept");
         // A stream with long use stays while a later one is in use.
-        index.note(name("a", 5), at(5000), false);
+        index.note_file(name("a", 5), at(5000), false);
         assert_eq!(spare(&index, &|free| *free != name("a", 6)), None);
-        index.note(name("a", 6), at(5000), false);
+        index.note_file(name("a", 6), at(5000), false);
         assert_eq!(spare(&index, &|free| *free != name("a", 6)), Some(name("a", 5)));
     }
 
@@ -211,7 +211,7 @@ mod tests {
     fn a_stream_unseen_for_long_makes_room_first() {
         let (mut index, later) = (StreamIndex::default(), at(0) + STREAM_KEPT);
         for stream in 0..6 {
-            index.note(name("a", stream), at(stream.into()), false);
+            index.note_file(name("a", stream), at(stream.into()), false);
         }
         let spare = |now| index.spare_of(&"a".parse().unwrap(), now, |_| true);
         assert_eq!(spare(later), Some(name("a", 5)));
@@ -229,10 +229,10 @@ mod tests {
             let now = at(100 * 3600 + u64::from(newcomer));
             let spare = index.spare_of(&"a".parse().unwrap(), now, |_| true).unwrap();
             index.remove(&spare);
-            index.note(name("a", 100 + newcomer), now, false);
+            index.note_file(name("a", 100 + newcomer), now, false);
         }
         let mut left: Vec<u8> =
-            index.of(&"a".parse().unwrap()).iter().map(|known| known.stream.0[0]).collect();
+            index.streams_of(&"a".parse().unwrap()).iter().map(|known| known.stream.0[0]).collect();
         left.sort_unstable();
         left
     }
@@ -252,21 +252,21 @@ mod tests {
         let mut index = StreamIndex::default();
         index.note_begun(name("a", 1), at(3600), at(0), false);
         for stream in 2..5 {
-            index.note(name("b", stream), at(7000 + u64::from(stream)), false);
+            index.note_file(name("b", stream), at(7000 + u64::from(stream)), false);
         }
         for stream in 2..5 {
             assert_eq!(index.oldest(at(8000)), Some(name("b", stream)));
             index.remove(&name("b", stream));
         }
         assert_eq!(index.oldest(at(8000)), Some(name("a", 1)));
-        index.note(name("b", 5), at(8000), false);
+        index.note_file(name("b", 5), at(8000), false);
         assert_eq!(index.oldest(at(8000) + STREAM_KEPT), Some(name("a", 1)), "unseen for long");
     }
 
     #[test]
     fn a_removed_stream_leaves_nothing() {
         let mut index = StreamIndex::default();
-        index.note(name("a", 1), at(1), false);
+        index.note_file(name("a", 1), at(1), false);
         index.remove(&name("a", 1));
         index.remove(&name("a", 1));
         assert_eq!((index.len(), index.oldest(at(100)), index.senders().count()), (0, None, 0));

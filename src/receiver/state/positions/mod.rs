@@ -104,7 +104,7 @@ impl PositionsState {
                 continue;
             }
             if let Some(stream) = self.streams.remove(&name) {
-                self.index.note(name, stream.seen(), false);
+                self.index.note_file(name, stream.seen(), false);
             }
         }
     }
@@ -144,7 +144,7 @@ impl Positions {
 
     /// Returns the error of a stream that could not be opened because of `cause`.
     pub(crate) fn not_opened(&self, cause: io::Error) -> PositionsError {
-        PositionsError::of("open a file in", self.folder.path())(cause)
+        PositionsError::context("open a file in", self.folder.path())(cause)
     }
 
     /// Returns the time at which a stream began; `None` if it is not known. Changes nothing. Blocks.
@@ -164,7 +164,7 @@ impl Positions {
         let mut open = self.lock();
         let begun = open.index.begun(&name);
         if let (Some(known), Some(begun)) = (open.streams.get(&name), begun) {
-            return StreamInUse::of(Arc::clone(known), begun);
+            return StreamInUse::begin(Arc::clone(known), begun);
         }
         let is_new = begun.is_none();
         if is_new {
@@ -176,12 +176,12 @@ impl Positions {
         let (position, directory_changed) = StreamPosition::open(path, stream, seen, begun.unwrap_or(seen))?;
         open.directory_changed |= directory_changed;
         if is_new {
-            open.new_streams.note(owner, now);
+            open.new_streams.note_begun(owner, now);
         }
         let position = Arc::new(position);
-        open.index.note(name.clone(), seen, true);
+        open.index.note_file(name.clone(), seen, true);
         open.streams.insert(name, Arc::clone(&position));
-        StreamInUse::of(position, begun.unwrap_or(seen))
+        StreamInUse::begin(position, begun.unwrap_or(seen))
     }
 
     /// Syncs all positions stored since the last call to disk. Blocks.
@@ -236,7 +236,7 @@ impl Positions {
         sender: &SenderId,
         limit: usize,
     ) -> Result<(), PositionsError> {
-        while open.index.of(sender).len() > limit
+        while open.index.streams_of(sender).len() > limit
             && let Some(spare) = open.spare_of(sender)
         {
             self.remove(open, &spare)?;

@@ -59,9 +59,9 @@ impl NewStreams {
     }
 
     /// Notes that `owner` begins a stream.
-    pub(super) fn note(&mut self, owner: &StreamOwner, now: Instant) {
-        self.owners.note(owner, now);
-        owner.source.inspect(|source| self.sources.note(source, now));
+    pub(super) fn note_begun(&mut self, owner: &StreamOwner, now: Instant) {
+        self.owners.charge(owner, now);
+        owner.source.inspect(|source| self.sources.charge(source, now));
     }
 }
 
@@ -89,7 +89,7 @@ impl<K: Clone + Ord + Hash> NewStreamBuckets<K> {
     }
 
     /// Takes a token of `key`.
-    fn note(&mut self, key: &K, now: Instant) {
+    fn charge(&mut self, key: &K, now: Instant) {
         while let Some((full_at, first)) = self.by_time.first()
             && (*full_at <= now || self.full_at.len() >= self.most)
         {
@@ -119,12 +119,12 @@ mod tests {
         let (mut buckets, start) = (NewStreamBuckets::new(3, 10), Instant::now());
         for _ in 0..3 {
             assert_eq!(buckets.wait(&1, start), Duration::ZERO);
-            buckets.note(&1, start);
+            buckets.charge(&1, start);
         }
         assert_eq!(buckets.wait(&1, start), NEW_STREAM_INTERVAL);
         let later = start + NEW_STREAM_INTERVAL;
         assert_eq!(buckets.wait(&1, later), Duration::ZERO);
-        buckets.note(&1, later);
+        buckets.charge(&1, later);
         assert_eq!(buckets.wait(&1, later), NEW_STREAM_INTERVAL);
         assert_eq!(buckets.wait(&2, start), Duration::ZERO);
     }
@@ -133,7 +133,7 @@ mod tests {
     fn owners_at_other_addresses_count_apart() {
         let (mut streams, start) = (NewStreams::default(), Instant::now());
         let hostile = owner_at("edge", Some("2001:db8::1"));
-        (0..NEW_STREAMS_BURST).for_each(|_| streams.note(&hostile, start));
+        (0..NEW_STREAMS_BURST).for_each(|_| streams.note_begun(&hostile, start));
         let check = |source| streams.check(&owner_at("edge", source), start);
         check(Some("2001:db8::2")).unwrap_err();
         check(Some("192.0.2.1")).unwrap();
@@ -146,7 +146,7 @@ mod tests {
         for number in 0..NEW_STREAMS_BURST_PER_SOURCE {
             let owner = owner_at(&format!("edge-{number}"), Some("2001:db8::1"));
             streams.check(&owner, start).unwrap();
-            streams.note(&owner, start);
+            streams.note_begun(&owner, start);
         }
         let check = |source, now| streams.check(&owner_at("edge", source), now);
         let error = check(Some("2001:db8::2"), start).unwrap_err().to_string();
@@ -161,9 +161,9 @@ mod tests {
     #[test]
     fn the_number_of_buckets_is_bounded() {
         let (mut buckets, start) = (NewStreamBuckets::new(3, 10), Instant::now());
-        (0..15).for_each(|key| buckets.note(&key, start));
+        (0..15).for_each(|key| buckets.charge(&key, start));
         assert_eq!((buckets.full_at.len(), buckets.by_time.len()), (10, 10));
-        buckets.note(&1, start + NEW_STREAM_INTERVAL);
+        buckets.charge(&1, start + NEW_STREAM_INTERVAL);
         assert_eq!((buckets.full_at.len(), buckets.by_time.len()), (1, 1));
     }
 }

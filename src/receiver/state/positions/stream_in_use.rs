@@ -15,7 +15,7 @@ pub(crate) struct StreamInUse {
 
 impl StreamInUse {
     /// Uses `stream`, which began at `begun`. Opens its file if needed.
-    pub(super) fn of(stream: Arc<StreamPosition>, begun: SystemTime) -> Result<Self, PositionsError> {
+    pub(super) fn begin(stream: Arc<StreamPosition>, begun: SystemTime) -> Result<Self, PositionsError> {
         stream.begin_use()?;
         Ok(Self { position: stream, begun })
     }

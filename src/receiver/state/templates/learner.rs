@@ -63,7 +63,7 @@ impl TemplateLearner {
         recipient: Option<&Recipient>,
     ) {
         let mut memory = self.memory();
-        let news = memory.note(datagrams, recipient);
+        let news = memory.learn(datagrams, recipient);
         if !news.templates && !news.options {
             return;
         }
@@ -123,7 +123,7 @@ impl TemplateLearner {
 
     /// Returns the bytes that it uses.
     pub(super) fn bytes(&self, kind: MemoryKind) -> usize {
-        self.usage.of(kind)
+        self.usage.bytes(kind)
     }
 
     /// Updates the account of memory. Returns whether the memory has grown.

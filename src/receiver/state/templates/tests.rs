@@ -144,7 +144,7 @@ fn a_damaged_file_is_ignored() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join(TEMPLATES_FILE), "[{\"exporter\": 7}").unwrap();
     let templates = Templates::recovered(directory.path());
-    assert_eq!(templates.usage.of(MemoryKind::Templates), 0);
+    assert_eq!(templates.usage.bytes(MemoryKind::Templates), 0);
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn a_file_without_senders_is_ignored() {
     let path = directory.path().join(TEMPLATES_FILE);
     std::fs::write(&path, "{\"hold\": [{\"exporter\": \"192.0.2.1:1\"}], \"skip\": []}").unwrap();
     let templates = Templates::recovered(directory.path());
-    assert_eq!(templates.usage.of(MemoryKind::Templates), 0);
+    assert_eq!(templates.usage.bytes(MemoryKind::Templates), 0);
     assert!(!json_file::kept(&path).exists());
 }
 
@@ -166,7 +166,7 @@ fn a_newer_file_is_kept_for_its_version() {
     let of_this_version = std::fs::read(&path).unwrap();
     std::fs::write(&path, "{\"version\": 2, \"exporters\": []}").unwrap();
     let templates = Templates::recovered(directory.path());
-    assert_eq!(templates.usage.of(MemoryKind::Templates), 0);
+    assert_eq!(templates.usage.bytes(MemoryKind::Templates), 0);
     templates.on_disk.is_dirty.store(true, Ordering::Relaxed);
     templates.keep(directory.path()).unwrap();
     assert_eq!(std::fs::read(json_file::kept(&path)).unwrap(), b"{\"version\": 2, \"exporters\": []}");
@@ -203,12 +203,12 @@ fn the_largest_sender_makes_room() {
     for large in &large {
         fill(large, 60);
     }
-    assert!(templates.usage.of(MemoryKind::Templates) <= TEMPLATES_TOTAL);
+    assert!(templates.usage.bytes(MemoryKind::Templates) <= TEMPLATES_TOTAL);
     assert!(large.iter().all(|large| large.bytes(MemoryKind::Templates) > 0));
     assert_eq!(lacking(&small).len(), 1);
-    let before = templates.usage.of(MemoryKind::Templates);
+    let before = templates.usage.bytes(MemoryKind::Templates);
     drop((large, small));
     templates.learners().clear();
     assert!(before > 0);
-    assert_eq!(templates.usage.of(MemoryKind::Templates), 0, "the account of bytes adds up");
+    assert_eq!(templates.usage.bytes(MemoryKind::Templates), 0, "the account of bytes adds up");
 }

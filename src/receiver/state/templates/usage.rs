@@ -50,7 +50,7 @@ pub(super) struct MemoryUsage {
 }
 
 impl MemoryUsage {
-    pub(super) fn of(&self, kind: MemoryKind) -> usize {
+    pub(super) fn bytes(&self, kind: MemoryKind) -> usize {
         self.counter(kind).load(Ordering::Relaxed)
     }
 

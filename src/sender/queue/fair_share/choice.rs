@@ -174,7 +174,7 @@ mod tests {
         let (mut holdings, candidates) = spool(&[5000, 5000]);
         let choose_now = |holdings: &Holdings| choose(holdings, &ExemptSegments::default(), &candidates);
         assert_eq!(choose_now(&holdings).unwrap().segment.first, Position(0));
-        holdings.take(Position(0));
+        holdings.remove(Position(0));
         assert!(choose_now(&holdings).is_none());
     }
 

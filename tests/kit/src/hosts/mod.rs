@@ -76,13 +76,13 @@ impl HeldUdp {
     pub fn bind(addr: &str) -> Self {
         let socket = UdpSocket::bind(addr).unwrap();
         enlarge(&socket);
-        Self::of(socket)
+        Self::holding(socket)
     }
 
     /// Holds an existing socket unchanged.
-    pub fn of(socket: UdpSocket) -> Self {
+    pub fn holding(socket: UdpSocket) -> Self {
         let capacity = u64::try_from(receive_buffer(&socket)).unwrap();
-        Self { kernel: KernelSocket::of(&socket), socket, capacity }
+        Self { kernel: KernelSocket::find(&socket), socket, capacity }
     }
 
     pub fn addr(&self) -> SocketAddr {

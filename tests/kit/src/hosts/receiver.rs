@@ -144,7 +144,7 @@ impl ReceiverHost {
     }
 
     /// Takes the daemon out, so that the test can kill or stop it.
-    pub fn take(&mut self) -> Daemon {
+    pub fn take_daemon(&mut self) -> Daemon {
         self.daemon.take().expect("nf-receiver runs")
     }
 

@@ -58,7 +58,7 @@ impl SenderHost {
     pub fn limit_receive_buffer(&mut self) {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         rustix::net::sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER).unwrap();
-        self.udp = Arc::new(HeldUdp::of(socket));
+        self.udp = Arc::new(HeldUdp::holding(socket));
         self.has_net_admin = false;
     }
 
@@ -166,7 +166,7 @@ impl SenderHost {
     }
 
     /// Takes the daemon out, so that the test can kill or stop it.
-    pub fn take(&mut self) -> Daemon {
+    pub fn take_daemon(&mut self) -> Daemon {
         self.daemon.take().expect("nf-sender runs")
     }
 

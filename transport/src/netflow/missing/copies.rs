@@ -30,7 +30,7 @@ pub(in crate::netflow) struct Copies {
 impl Copies {
     /// Returns true if `payload` is a copy of an earlier datagram, else remembers it. `is_expected` means
     /// that its number is the next one, so only one of the last few can be its original.
-    pub(in crate::netflow) fn note(&mut self, payload: &[u8], is_expected: bool) -> bool {
+    pub(in crate::netflow) fn find_or_insert(&mut self, payload: &[u8], is_expected: bool) -> bool {
         let checksum = crc32c::crc32c(payload.get(..COMPARED).unwrap_or(payload));
         self.equal = if self.last == checksum { self.equal.saturating_add(1) } else { 1 };
         self.last = checksum;

@@ -55,7 +55,7 @@ pub(super) struct SequenceCounter {
 
 impl SequenceCounter {
     /// Follows a datagram at `place`. At most `most` holes of each run stay open.
-    pub(super) fn note(&mut self, place: DatagramRange, heard: Heard, most: usize) -> Fit {
+    pub(super) fn follow(&mut self, place: DatagramRange, heard: Heard, most: usize) -> Fit {
         self.datagrams = self.datagrams.wrapping_add(1);
         if let [track] = self.tracks.as_mut_slice()
             && let Some(start) = place.start
@@ -67,7 +67,7 @@ impl SequenceCounter {
         }
         self.retire_silent();
         match (place.start, place.end) {
-            (Some(start), end) => self.follow(start, end, heard, most),
+            (Some(start), end) => self.follow_start(start, end, heard, most),
             (None, end) => self.go_on_to(end, heard),
         }
     }
@@ -126,7 +126,7 @@ impl SequenceCounter {
         self.tracks.iter_mut().for_each(Track::close_holes);
     }
 
-    fn follow(&mut self, start: u32, end: Option<u32>, heard: Heard, most: usize) -> Fit {
+    fn follow_start(&mut self, start: u32, end: Option<u32>, heard: Heard, most: usize) -> Fit {
         match self.choose(start, end, heard) {
             None => self.begin(start, end, heard),
             Some((index, Relation::Early(_))) => self.note_early(index, start, end, heard, most),

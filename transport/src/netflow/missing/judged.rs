@@ -48,7 +48,7 @@ impl Judged {
     }
 
     /// Adds the fit of a datagram of `units` units. True if there are enough numbers to judge.
-    pub(super) fn note(&mut self, fit: Fit, units: u32) -> bool {
+    pub(super) fn add(&mut self, fit: Fit, units: u32) -> bool {
         if fit == Fit::Unknown {
             self.unknown = self.unknown.saturating_add(1);
             return false;

@@ -19,7 +19,7 @@ fn records(count: u32) -> Contents {
 fn after(format: ExportFormat, numbers: impl IntoIterator<Item = (u32, Contents)>) -> Missing {
     let mut missing = Missing::new(format);
     for (number, contents) in numbers {
-        missing.note(number, &contents, at(1));
+        missing.follow(number, &contents, at(1));
     }
     missing
 }
@@ -41,7 +41,7 @@ fn counting(
     let mut missing = Missing::new(format);
     for (place, contents) in datagrams.iter().enumerate() {
         if !is_lost(place) {
-            missing.note(number, contents, at(1));
+            missing.follow(number, contents, at(1));
         }
         number = number.wrapping_add(adds(contents));
     }
@@ -138,7 +138,7 @@ fn a_long_gap_counts_once_confirmed() {
 fn a_gap_as_long_as_the_silence_counts() {
     let mut missing = Missing::new(ExportFormat::V9);
     let mut note = |number: u32, milliseconds| {
-        missing.note(number, &records(1), at(milliseconds));
+        missing.follow(number, &records(1), at(milliseconds));
         missing.count()
     };
     // 100 datagrams a second for 10 seconds, then an hour of silence.
@@ -154,10 +154,10 @@ fn an_impossible_jump_is_a_restart() {
     let mut missing = Missing::new(ExportFormat::V9);
     // One datagram a second: 500,000 in ten seconds are not possible.
     for number in 0..100_u32 {
-        missing.note(number, &records(1), at(u64::from(number) * 1000));
+        missing.follow(number, &records(1), at(u64::from(number) * 1000));
     }
     for number in 500_000..500_100_u32 {
-        missing.note(number, &records(1), at(110_000 + u64::from(number - 500_000) * 1000));
+        missing.follow(number, &records(1), at(110_000 + u64::from(number - 500_000) * 1000));
     }
     assert_eq!(missing.count(), Ok(0));
 }
@@ -167,7 +167,7 @@ fn time_of_arrival_counts_while_ingest_waits() {
     let mut missing = Missing::new(ExportFormat::V9);
     for number in (0..1000_u32).chain(61_000..61_001) {
         let arrival = Timestamp(u64::from(number) * 10_000_000);
-        missing.note(number, &records(1), Heard { arrival, ..at(1) });
+        missing.follow(number, &records(1), Heard { arrival, ..at(1) });
     }
     assert_eq!(missing.count(), Ok(60_000));
 }
@@ -243,7 +243,7 @@ fn inclusive_ipfix_numbers_are_learned() {
     for (place, message) in messages(100).iter().enumerate() {
         number += message.data_records().unwrap();
         if place != 60 {
-            missing.note(number, message, at(1));
+            missing.follow(number, message, at(1));
         }
     }
     assert_eq!(missing.count(), Ok(u64::from(messages(61)[60].data_records().unwrap())));
@@ -303,7 +303,7 @@ fn a_changed_way_of_counting_is_learned() {
     let mut number = 0;
     for place in 0..400_u32 {
         let contents = records(5 + place * 3 % 20);
-        missing.note(number, &contents, at(1));
+        missing.follow(number, &contents, at(1));
         number += if place < 100 { 1 } else { contents.announced.unwrap() };
     }
     assert_eq!((missing.count(), missing.unit()), (Ok(0), Some("records")));
@@ -323,7 +323,7 @@ fn ipfix_without_templates_is_unusable() {
 fn the_count_resumes_after_an_unknown_amount() {
     let mut missing = Missing::new(ExportFormat::Ipfix);
     let mut note = |number, flows: Option<u32>| {
-        missing.note(number, &flows.map_or_else(Contents::default, Contents::flows), at(1));
+        missing.follow(number, &flows.map_or_else(Contents::default, Contents::flows), at(1));
         missing.count()
     };
     assert_eq!(note(100, None), Ok(0));

@@ -268,18 +268,18 @@ impl Track {
         if self.span.len() >= AHEAD_MAX / 2 {
             self.span.start = reached.wrapping_sub(AHEAD_MAX / 2);
         }
-        self.note(heard);
+        self.note_datagram(heard);
     }
 
     /// Fills a hole. Returns the number of its ends that the datagram reaches.
     pub(super) fn fill(&mut self, range: NumberRange, heard: Heard, most: usize) -> u32 {
-        self.note(heard);
+        self.note_datagram(heard);
         let Some(ends) = self.holes.fill(range, self.touched, most) else { return 0 };
         self.missing = self.missing.saturating_sub(u64::from(range.len()));
         ends
     }
 
-    fn note(&mut self, heard: Heard) {
+    fn note_datagram(&mut self, heard: Heard) {
         self.datagrams = self.datagrams.saturating_add(1);
         self.last_heard = heard;
     }

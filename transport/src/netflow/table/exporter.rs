@@ -104,7 +104,7 @@ impl Exporter {
 
     /// Counts a datagram, and adds the places of its flow records to `flows`. Record lengths may take `room`
     /// bytes. Returns `None` for a copy, and for a datagram without a number: neither moves the count.
-    pub(super) fn note(
+    pub(super) fn count(
         &mut self,
         arrived: &Arrived<'_>,
         room: usize,
@@ -117,11 +117,11 @@ impl Exporter {
         if !self.source.format.is_numbered() {
             return None;
         }
-        if self.copies.note(arrived.datagram.payload, self.missing.is_next(number)) {
+        if self.copies.find_or_insert(arrived.datagram.payload, self.missing.is_next(number)) {
             self.duplicates += 1;
             return None;
         }
-        let fitting = self.missing.note(number, &contents, arrived.heard());
+        let fitting = self.missing.follow(number, &contents, arrived.heard());
         Some(Counted { number, contents, heard: arrived.heard(), fitting })
     }
 

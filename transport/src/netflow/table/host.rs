@@ -110,9 +110,9 @@ impl Host {
         self.exporters.iter_mut().filter(move |exporter| exporter.source.format == format)
     }
 
-    /// Counts a datagram of the exporter at `place`, as [`Exporter::note`]. Returns the change in bytes of
+    /// Counts a datagram of the exporter at `place`, as [`Exporter::count`]. Returns the change in bytes of
     /// the recent numbers of other exporters, which may be negative.
-    pub(super) fn note(
+    pub(super) fn count(
         &mut self,
         place: usize,
         arrived: &Arrived<'_>,
@@ -121,12 +121,12 @@ impl Host {
     ) -> isize {
         let Some(exporter) = self.exporters.get_mut(place) else { return 0 };
         let is_first = exporter.datagrams == 0;
-        let counted = exporter.note(arrived, room, flows);
+        let counted = exporter.count(arrived, room, flows);
         let format = arrived.export.source.format;
         let shared = self.shared.iter_mut().find(|shared| shared.format == format);
-        match counted.zip(shared).and_then(|(counted, shared)| shared.note(&counted, is_first)) {
+        match counted.zip(shared).and_then(|(counted, shared)| shared.follow(&counted, is_first)) {
             Some(BeliefChange::Doubted(more)) => {
-                self.settle(format, more);
+                self.count_shared(format, more);
                 0
             }
             Some(BeliefChange::Parted(split)) => self.count_apart(place, split, arrived),
@@ -135,7 +135,7 @@ impl Host {
     }
 
     /// Settles the losses of source ids that share a count, which has grown by `more`.
-    fn settle(&mut self, format: ExportFormat, more: u64) {
+    fn count_shared(&mut self, format: ExportFormat, more: u64) {
         for exporter in self.exporters_of(format) {
             let standing = &mut exporter.standing;
             if standing.bears_shared {
@@ -151,7 +151,7 @@ impl Host {
         let (mut before, mut after) = (0, 0);
         let is_alike = |exporter: &Exporter| exporter.source.format == arrived.export.source.format;
         for (other, exporter) in self.exporters.iter_mut().enumerate().filter(|(_, other)| is_alike(other)) {
-            let missing = split.take(exporter);
+            let missing = split.next_share(exporter);
             let heard = Heard { boot: exporter.last_seen, ..arrived.heard() };
             if other != place {
                 before += exporter.sequence_bytes();

@@ -62,15 +62,15 @@ impl Split {
         let own = exporter.missing.count();
         match (self.was_believed, shared, own) {
             (true, Err(_), _) => (shared, unit),
-            (true, Ok(_), _) => (Ok(self.take(exporter)), unit),
+            (true, Ok(_), _) => (Ok(self.next_share(exporter)), unit),
             // Neither assumption is proven: the lower figure is never too high.
-            (false, Ok(_), Ok(own)) => (Ok(own.min(self.take(exporter))), exporter.missing.unit()),
+            (false, Ok(_), Ok(own)) => (Ok(own.min(self.next_share(exporter))), exporter.missing.unit()),
             (false, _, own) => (own, exporter.missing.unit()),
         }
     }
 
     /// Losses of the next exporter, even if numbers are unusable.
-    pub(super) fn take(&mut self, exporter: &Exporter) -> u64 {
+    pub(super) fn next_share(&mut self, exporter: &Exporter) -> u64 {
         let most = match (self.is_believed, exporter.standing.bears_shared) {
             (true, true) => u64::MAX,
             (true, false) => 0,
@@ -92,11 +92,11 @@ impl SharedCount {
     }
 
     /// Follows a datagram that its exporter has counted.
-    pub(super) fn note(&mut self, counted: &Counted, is_first: bool) -> Option<BeliefChange> {
+    pub(super) fn follow(&mut self, counted: &Counted, is_first: bool) -> Option<BeliefChange> {
         let was_sure = self.is_believed();
         let missing = self.missing.as_mut()?;
         let before = if was_sure { missing.known() } else { 0 };
-        let fitting = missing.note(counted.number, &counted.contents, counted.heard);
+        let fitting = missing.follow(counted.number, &counted.contents, counted.heard);
         let believed = missing.believed_ways();
         let returns = missing.returns();
         if !is_first {

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::memory::{before, note};
+use super::memory::{before, learn};
 use super::*;
 use crate::datagram::BootTime;
 use crate::netflow::record_lengths::RecordLengths;
@@ -38,7 +38,7 @@ fn corpus() -> Option<BTreeMap<String, Named>> {
 
 /// The templates that `payload` defines.
 fn templates(payload: &[u8]) -> usize {
-    let sets = Sets::of(payload).into_iter().flatten();
+    let sets = Sets::parse(payload).into_iter().flatten();
     let changes = sets.flat_map(|set| TemplateChanges::of(&set));
     changes.filter(|change| matches!(change, TemplateChange::Defined(_))).count()
 }
@@ -59,7 +59,7 @@ fn corpus_data_sets_have_records() {
         for (name, payload) in datagrams.iter().filter(|(_, payload)| payload.starts_with(&[0, 10])) {
             let counted = lengths.count(payload, usize::MAX);
             eprintln!("{name}: {} templates, data records: {counted:?}", templates(payload));
-            let data = Sets::of(payload).into_iter().flatten().filter(|set| set.id >= DATA_MIN);
+            let data = Sets::parse(payload).into_iter().flatten().filter(|set| set.id >= DATA_MIN);
             for set in data.filter(|set| lengths.knows(set.id)) {
                 assert!(lengths.records(&set).is_some_and(|records| records > 0), "{name}: set {}", set.id);
                 known += 1;
@@ -75,11 +75,11 @@ fn corpus_repeats_define_the_same_again() {
         let mut memory = TemplateMemory::default();
         let mut table = ExporterTable::default();
         for (name, payload) in &datagrams {
-            note(&mut memory, datagram(1, payload));
-            table.note(&datagram(1, payload), BootTime::default());
+            learn(&mut memory, datagram(1, payload));
+            table.count_datagram(&datagram(1, payload), BootTime::default());
             for repeat in before(&memory, &datagram(1, payload)) {
                 assert!(Header::parse(&repeat).is_some(), "{name}");
-                assert!(!note(&mut memory, datagram(1, &repeat)), "{name}");
+                assert!(!learn(&mut memory, datagram(1, &repeat)), "{name}");
             }
         }
     }
@@ -134,7 +134,7 @@ fn resend(datagrams: &[(Vec<u8>, Header, u32)], is_lost: impl Fn(usize) -> bool)
         if is_lost(place) && (2 * datagrams.len()..RESENT - 20).contains(&place) {
             lost += u64::from(*adds);
         } else {
-            table.note(&datagram(1, &payload), BootTime::default());
+            table.count_datagram(&datagram(1, &payload), BootTime::default());
         }
     }
     (table.figures().next().unwrap(), lost)

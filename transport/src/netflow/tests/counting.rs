@@ -9,7 +9,7 @@ use crate::netflow::{ExporterFigures, ExporterTable};
 fn counted(payloads: &[Vec<u8>]) -> Vec<(u16, u32, u64)> {
     let mut table = ExporterTable::default();
     for payload in payloads {
-        table.note(&datagram(1, payload), BootTime::default());
+        table.count_datagram(&datagram(1, payload), BootTime::default());
     }
     let row = |row: ExporterFigures| {
         (row.source.format.netflow_version().unwrap(), row.source.id, row.missing.unwrap())
@@ -159,14 +159,14 @@ fn each_domain_has_its_count_and_templates() {
 fn too_many_templates_count_by_the_latest_ones() {
     let mut table = ExporterTable::default();
     for id in 256..2000 {
-        table.note(&datagram(1, &ipfix(7, 0, &[set(2, &template(id, &[4]))])), BootTime::default());
+        table.count_datagram(&datagram(1, &ipfix(7, 0, &[set(2, &template(id, &[4]))])), BootTime::default());
         assert!(table.record_length_bytes() <= RECORD_LENGTHS_PER_EXPORTER);
     }
-    table.note(&datagram(1, &ipfix(7, 0, &[set(1999, &[9; 8])])), BootTime::default());
-    table.note(&datagram(1, &ipfix(7, 5, &[])), BootTime::default());
+    table.count_datagram(&datagram(1, &ipfix(7, 0, &[set(1999, &[9; 8])])), BootTime::default());
+    table.count_datagram(&datagram(1, &ipfix(7, 5, &[])), BootTime::default());
     assert_eq!(table.figures().next().unwrap().missing, Ok(3));
     let long = template(300, &vec![65_535; 9000]);
-    table.note(&datagram(1, &ipfix(7, 5, &[set(2, &long)])), BootTime::default());
+    table.count_datagram(&datagram(1, &ipfix(7, 5, &[set(2, &long)])), BootTime::default());
     assert_eq!(table.record_length_bytes(), 0);
 }
 
@@ -178,7 +178,7 @@ fn record_lengths_are_bounded_in_all() {
     let mut note = |host: u16, payload: &[u8]| {
         let [high, low] = host.to_be_bytes();
         let exporter = ([10, 0, high, low], 4000).into();
-        table.note(&Datagram { exporter, ..datagram(1, payload) }, BootTime::default());
+        table.count_datagram(&Datagram { exporter, ..datagram(1, payload) }, BootTime::default());
         table.record_length_bytes()
     };
     (1..=last).for_each(|host| assert!(note(host, &long) <= RECORD_LENGTHS_TOTAL));

@@ -23,7 +23,7 @@ fn figures(name: &str) -> Vec<ExporterFigures> {
     for (address, port, payload) in &case.datagrams {
         let payload = data_encoding::HEXLOWER_PERMISSIVE.decode(payload.as_bytes()).unwrap();
         let exporter = SocketAddr::new(*address, *port);
-        table.note(&Datagram { exporter, ..datagram(1, &payload) }, BootTime::default());
+        table.count_datagram(&Datagram { exporter, ..datagram(1, &payload) }, BootTime::default());
     }
     table.figures().collect()
 }

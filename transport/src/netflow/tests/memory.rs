@@ -23,8 +23,8 @@ pub(super) fn of_host(number: u8, payload: &[u8]) -> Datagram<'_> {
 }
 
 /// Learns from a datagram that nobody gets. Returns true if that changed anything.
-pub(super) fn note(memory: &mut TemplateMemory, datagram: Datagram<'_>) -> bool {
-    let news = memory.note([&datagram], None);
+pub(super) fn learn(memory: &mut TemplateMemory, datagram: Datagram<'_>) -> bool {
+    let news = memory.learn([&datagram], None);
     news.templates || news.options
 }
 
@@ -32,7 +32,7 @@ pub(super) fn note(memory: &mut TemplateMemory, datagram: Datagram<'_>) -> bool 
 pub(super) fn memory_of(payloads: &[Vec<u8>]) -> TemplateMemory {
     let mut memory = TemplateMemory::default();
     for payload in payloads {
-        note(&mut memory, datagram(1, payload));
+        learn(&mut memory, datagram(1, payload));
     }
     memory
 }
@@ -65,6 +65,6 @@ pub(super) fn deliver(
         count = repeats.payloads.len() - repeats.sent;
         memory.note_repeated(&repeats, repeats.payloads.len(), recipient, now);
     }
-    memory.note([datagram], Some(recipient));
+    memory.learn([datagram], Some(recipient));
     count
 }

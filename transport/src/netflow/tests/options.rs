@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::memory::{before, collector, deliver, due, memory_of, note, of_host};
+use super::memory::{before, collector, deliver, due, learn, memory_of, of_host};
 use super::*;
 use crate::limits::{OPTION_BYTES_PER_EXPORTER, REPEAT_TARGET};
 use crate::netflow::sets::Sets;
@@ -32,7 +32,7 @@ fn samplers(sequence: u32, records: &[Vec<u8>]) -> Vec<u8> {
 
 /// The data records in these payloads, each with the id of its template.
 fn records(payloads: &[Vec<u8>]) -> Vec<(u16, Vec<u8>)> {
-    let sets = payloads.iter().flat_map(|payload| Sets::of(payload).unwrap());
+    let sets = payloads.iter().flat_map(|payload| Sets::parse(payload).unwrap());
     sets.filter(|set| set.template_kind().is_none()).map(|set| (set.id, set.body.to_vec())).collect()
 }
 
@@ -74,7 +74,7 @@ fn records_with_unknown_values_keep_their_order() {
     let mut memory = memory_of(&[v9(7, 1, &[set(1, &of_system(257, &[(9999, 4)]))])]);
     let record = |value: u8| vec![0, 0, 0, 0, 0, 0, 0, value];
     for value in [1, 2, 1] {
-        note(&mut memory, datagram(1, &samplers(2, &[record(value)])));
+        learn(&mut memory, datagram(1, &samplers(2, &[record(value)])));
     }
     assert_eq!(repeated(&memory), [(257, record(2)), (257, record(1))]);
 }
@@ -83,17 +83,17 @@ fn records_with_unknown_values_keep_their_order() {
 fn options_data_without_a_change_change_nothing() {
     let mut memory = memory_with(&[samplers(2, &[sampler(1, 1000)])]);
     let bytes = memory.bytes();
-    assert!(!note(&mut memory, datagram(1, &samplers(3, &[sampler(1, 1000)]))));
-    assert!(note(&mut memory, datagram(1, &samplers(3, &[sampler(1, 1001)]))));
+    assert!(!learn(&mut memory, datagram(1, &samplers(3, &[sampler(1, 1000)]))));
+    assert!(learn(&mut memory, datagram(1, &samplers(3, &[sampler(1, 1001)]))));
     assert_eq!(memory.bytes(), bytes);
 }
 
 #[test]
 fn redefined_options_drop_their_records() {
     let mut memory = memory_with(&[samplers(2, &[sampler(1, 1000)])]);
-    note(&mut memory, datagram(1, &v9(7, 3, &[set(1, &sampler_template())])));
+    learn(&mut memory, datagram(1, &v9(7, 3, &[set(1, &sampler_template())])));
     assert_eq!(repeated(&memory).len(), 1, "defined as before");
-    note(&mut memory, datagram(1, &v9(7, 4, &[set(1, &of_system(257, &[(50, 4)]))])));
+    learn(&mut memory, datagram(1, &v9(7, 4, &[set(1, &of_system(257, &[(50, 4)]))])));
     assert_eq!(repeated(&memory), []);
     assert_eq!(memory.bytes().1, 0);
 }
@@ -102,7 +102,7 @@ fn redefined_options_drop_their_records() {
 fn withdrawn_options_drop_their_records() {
     let mut memory = memory_of(&[ipfix(7, 1, &[set(3, &ipfix_options(257, 2)), set(257, &[1; 6])])]);
     assert_ne!(memory.bytes().1, 0);
-    note(&mut memory, datagram(1, &ipfix(7, 2, &[set(3, &numbers(&[3, 0]))])));
+    learn(&mut memory, datagram(1, &ipfix(7, 2, &[set(3, &numbers(&[3, 0]))])));
     assert_eq!(memory.bytes(), (0, 0));
 }
 
@@ -145,7 +145,7 @@ fn repeats_of_many_records_have_bounded_lengths() {
     let rows: Vec<_> = (0..200).map(row).collect();
     let mut memory = memory_of(&[v9(7, 1, &[set(1, &names)])]);
     for rows in rows.chunks(20) {
-        note(&mut memory, datagram(1, &samplers(2, rows)));
+        learn(&mut memory, datagram(1, &samplers(2, rows)));
     }
     let payloads = before(&memory, &datagram(1, &v9(7, 1000, &[set(300, &[0; 4])])));
     assert!(payloads.iter().all(|payload| payload.len() <= REPEAT_TARGET));
@@ -162,7 +162,7 @@ fn the_largest_table_makes_room() {
     let mut memory = memory_with(&[samplers(2, &[sampler(1, 1000)]), v9(7, 3, &[set(1, &unknown)])]);
     for number in 0..20_000_u32 {
         let record = [[0; 4], number.to_be_bytes()].concat();
-        note(&mut memory, datagram(1, &v9(7, 4, &[set(258, &record)])));
+        learn(&mut memory, datagram(1, &v9(7, 4, &[set(258, &record)])));
     }
     assert!(memory.bytes().1 <= OPTION_BYTES_PER_EXPORTER);
     let repeated = repeated(&memory);
@@ -174,10 +174,10 @@ fn the_largest_table_makes_room() {
 fn the_exporter_with_old_options_makes_room() {
     let mut memory = TemplateMemory::default();
     let table = |memory: &mut TemplateMemory, exporter| {
-        note(memory, of_host(exporter, &v9(7, 1, &[set(1, &of_system(257, &[(9999, 4)]))])));
+        learn(memory, of_host(exporter, &v9(7, 1, &[set(1, &of_system(257, &[(9999, 4)]))])));
         for first in (0..4000_u32).step_by(100) {
             let rows = (first..first + 100).flat_map(|row| [[0; 4], row.to_be_bytes()].concat());
-            note(memory, of_host(exporter, &v9(7, 4, &[set(257, &rows.collect::<Vec<_>>())])));
+            learn(memory, of_host(exporter, &v9(7, 4, &[set(257, &rows.collect::<Vec<_>>())])));
         }
     };
     (1..=40).for_each(|exporter| table(&mut memory, exporter));
@@ -194,7 +194,7 @@ fn a_collector_gets_only_the_lacking_records() {
     let mut memory = memory_with(&[samplers(2, &[sampler(1, 1000), sampler(2, 50)])]);
     let (flows, now) = (v9(7, 100, &[set(300, &[0; 4])]), Instant::now());
     deliver(&mut memory, &datagram(1, &flows), &collector(1), now);
-    note(&mut memory, datagram(1, &samplers(3, &[sampler(1, 2000), sampler(2, 50)])));
+    learn(&mut memory, datagram(1, &samplers(3, &[sampler(1, 2000), sampler(2, 50)])));
     let due = due(&memory, &datagram(1, &flows), &collector(1));
     assert_eq!(records(&due), [(257, sampler(1, 2000))]);
 }

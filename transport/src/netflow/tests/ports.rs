@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::memory::{before, collector, deliver, note};
+use super::memory::{before, collector, deliver, learn};
 use super::*;
 use crate::limits::PORTS_PER_DOMAIN;
 use crate::netflow::{Recipient, TemplateMemory};
@@ -23,7 +23,7 @@ fn repeated(memory: &TemplateMemory, port: u16) -> Vec<Vec<u8>> {
 #[test]
 fn templates_hold_for_all_ports_of_an_exporter() {
     let mut memory = TemplateMemory::default();
-    note(&mut memory, datagram(1, &defining(4)));
+    learn(&mut memory, datagram(1, &defining(4)));
     assert_eq!(repeated(&memory, 2), repeated(&memory, 1));
     assert_eq!(repeated(&memory, 2), [v9(7, 8, &[set(0, &template(256, &[4]))])]);
 }
@@ -44,7 +44,7 @@ fn a_new_port_for_each_datagram_repeats_nothing() {
 fn a_redefinition_applies_to_all_ports() {
     let mut memory = TemplateMemory::default();
     for (port, length) in [(1, 4), (2, 4), (3, 8), (1, 8), (2, 2)] {
-        note(&mut memory, datagram(port, &defining(length)));
+        learn(&mut memory, datagram(port, &defining(length)));
     }
     assert_eq!(memory.len(), 1);
     for port in 1..4 {
@@ -56,7 +56,7 @@ fn a_redefinition_applies_to_all_ports() {
 fn two_exporters_at_one_address_are_separated() {
     let mut memory = TemplateMemory::default();
     for (port, length) in [(1, 4), (2, 8), (1, 4), (2, 8)] {
-        note(&mut memory, datagram(port, &defining(length)));
+        learn(&mut memory, datagram(port, &defining(length)));
     }
     for (port, length) in [(1, 4), (2, 8)] {
         assert_eq!(repeated(&memory, port), [v9(7, 8, &[set(0, &template(256, &[length]))])], "port {port}");
@@ -68,7 +68,7 @@ fn two_exporters_at_one_address_are_separated() {
 fn port_0_stands_for_itself_alone() {
     let mut memory = TemplateMemory::default();
     for (port, length) in [(0, 4), (2, 8), (0, 4), (2, 8)] {
-        note(&mut memory, datagram(port, &defining(length)));
+        learn(&mut memory, datagram(port, &defining(length)));
     }
     for (port, length) in [(0, 4), (2, 8)] {
         assert_eq!(repeated(&memory, port), [v9(7, 8, &[set(0, &template(256, &[length]))])], "port {port}");
@@ -78,12 +78,12 @@ fn port_0_stands_for_itself_alone() {
 #[test]
 fn separated_exporters_keep_restored_templates() {
     let mut memory = TemplateMemory::default();
-    note(&mut memory, datagram(1, &v9(7, 1, &[set(0, &template(256, &[4])), set(0, &template(257, &[2]))])));
+    learn(&mut memory, datagram(1, &v9(7, 1, &[set(0, &template(256, &[4])), set(0, &template(257, &[2]))])));
     let mut restored = TemplateMemory::default();
     memory.kept_templates().for_each(|kept| restored.restore_templates(&kept));
     for (port, length) in [(2, 8), (1, 4)] {
-        note(&mut memory, datagram(port, &defining(length)));
-        note(&mut restored, datagram(port, &defining(length)));
+        learn(&mut memory, datagram(port, &defining(length)));
+        learn(&mut restored, datagram(port, &defining(length)));
     }
     assert_eq!([1, 2].map(|port| repeated(&restored, port)), [1, 2].map(|port| repeated(&memory, port)));
     assert_eq!(repeated(&restored, 1).len(), 1, "the templates of port 1 are repeated");
@@ -93,7 +93,7 @@ fn separated_exporters_keep_restored_templates() {
 fn a_restart_keeps_exporters_separate() {
     let mut memory = TemplateMemory::default();
     for (port, length) in [(1, 4), (2, 8), (1, 4)] {
-        note(&mut memory, datagram(port, &defining(length)));
+        learn(&mut memory, datagram(port, &defining(length)));
     }
     let mut restored = TemplateMemory::default();
     memory.kept_templates().for_each(|kept| restored.restore_templates(&kept));
@@ -106,8 +106,8 @@ fn exporters_behind_one_address_are_bounded() {
     let mut memory = TemplateMemory::default();
     let last = u16::try_from(PORTS_PER_DOMAIN).unwrap() + 10;
     for port in (1..=last).chain(1..=last) {
-        note(&mut memory, datagram(port, &defining(port)));
-        note(&mut memory, datagram(1, &defining(1)));
+        learn(&mut memory, datagram(port, &defining(port)));
+        learn(&mut memory, datagram(1, &defining(1)));
     }
     assert!(memory.len() <= PORTS_PER_DOMAIN, "{}", memory.len());
     assert_eq!(repeated(&memory, last).len(), 1);
@@ -123,8 +123,8 @@ fn link_local_exporters_differ_by_interface() {
         let exporter = std::net::SocketAddrV6::new("fe80::1".parse().unwrap(), 1, 0, scope).into();
         Datagram { exporter, ..datagram(1, payload) }
     };
-    note(&mut memory, of(2, &first));
-    note(&mut memory, of(3, &second));
+    learn(&mut memory, of(2, &first));
+    learn(&mut memory, of(3, &second));
     for (scope, length) in [(2, 4), (3, 8)] {
         assert_eq!(before(&memory, &of(scope, &flows)), [v9(7, 8, &[set(0, &template(256, &[length]))])]);
     }

@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::time::Instant;
 
-use super::memory::{collector, deliver, due, memory_of, note};
+use super::memory::{collector, deliver, due, learn, memory_of};
 use super::*;
 use crate::limits::{REPEAT_EVERY, REPEATS_AT_ONCE};
 use crate::netflow::{Recipient, TemplateMemory};
@@ -22,7 +22,7 @@ fn lacking(memory: &TemplateMemory, recipient: &Recipient) -> usize {
     let payloads = due(memory, &datagram(1, &flows()), recipient);
     let mut collector = TemplateMemory::default();
     for payload in &payloads {
-        note(&mut collector, datagram(1, payload));
+        learn(&mut collector, datagram(1, payload));
     }
     collector.kept_templates().map(|kept| kept.templates.len()).sum()
 }
@@ -77,9 +77,9 @@ fn what_went_elsewhere_is_all_that_is_repeated() {
 fn a_skipped_definition_is_repeated() {
     let (mut memory, now) = (TemplateMemory::default(), Instant::now());
     deliver(&mut memory, &datagram(1, &defining(&[256])), &collector(1), now);
-    note(&mut memory, datagram(1, &defining(&[256])));
+    learn(&mut memory, datagram(1, &defining(&[256])));
     assert_eq!(lacking(&memory, &collector(1)), 0, "it has that");
-    note(&mut memory, datagram(1, &v9(7, 2, &[set(0, &template(256, &[8]))])));
+    learn(&mut memory, datagram(1, &v9(7, 2, &[set(0, &template(256, &[8]))])));
     assert_eq!(lacking(&memory, &collector(1)), 1);
 }
 
@@ -89,7 +89,7 @@ fn templates_of_a_skipped_datagram_are_repeated() {
     let own = defining(&[256]);
     let (_, repeats) = memory.before(&[datagram(1, &own)], &collector(1), now).unwrap();
     memory.note_repeated(&repeats, 1, &collector(1), now);
-    note(&mut memory, datagram(1, &own));
+    learn(&mut memory, datagram(1, &own));
     assert_eq!(lacking(&memory, &collector(1)), 2);
 
     assert_eq!(deliver(&mut memory, &datagram(1, &own), &collector(1), now), 1);
@@ -115,7 +115,7 @@ fn interrupted_repeats_go_on_where_they_were() {
 #[test]
 fn the_first_datagram_that_lacks_any_is_found() {
     let (mut memory, now) = (memory_of(&[defining(&[256])]), Instant::now());
-    note(&mut memory, datagram(1, &v9(8, 1, &[set(0, &template(256, &[4]))])));
+    learn(&mut memory, datagram(1, &v9(8, 1, &[set(0, &template(256, &[4]))])));
     let payloads = [flows(), flows(), v9(8, 2, &[set(256, &[1; 8])])];
     let run: Vec<_> = payloads.iter().map(|payload| datagram(1, payload)).collect();
     assert_eq!(memory.before(&run, &collector(1), now).unwrap().0, 0);

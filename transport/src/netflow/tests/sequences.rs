@@ -16,7 +16,7 @@ fn figures<'a>(datagrams: impl IntoIterator<Item = (SocketAddr, &'a [u8])>) -> V
     let mut table = ExporterTable::default();
     for (milliseconds, (exporter, payload)) in (0..).zip(datagrams) {
         let now = BootTime { elapsed: Duration::from_millis(milliseconds), ..BootTime::default() };
-        table.note(&Datagram { exporter, ..datagram(1, payload) }, now);
+        table.count_datagram(&Datagram { exporter, ..datagram(1, payload) }, now);
     }
     assert_eq!(table.sequence_bytes(), table.counted_sequence_bytes());
     table.figures().collect()

@@ -21,10 +21,10 @@ struct HeardTable {
 }
 
 impl HeardTable {
-    fn note(&mut self, payload: &[u8]) {
+    fn count(&mut self, payload: &[u8]) {
         let elapsed = Duration::from_millis(self.milliseconds);
         self.milliseconds += 1;
-        self.table.note(&datagram(1, payload), BootTime { elapsed, ..BootTime::default() });
+        self.table.count_datagram(&datagram(1, payload), BootTime { elapsed, ..BootTime::default() });
         assert_eq!(self.table.sequence_bytes(), self.table.counted_sequence_bytes());
         if let Some(sum) = self.sum() {
             assert!(sum >= self.shown, "fell from {} to {:?}", self.shown, self.rows());
@@ -33,7 +33,7 @@ impl HeardTable {
     }
 
     fn v9(&mut self, source: u32, number: u32) {
-        self.note(&v9(source, number, &[]));
+        self.count(&v9(source, number, &[]));
     }
 
     /// `missing` by source id; `None` is unusable.
@@ -186,7 +186,7 @@ proptest! {
                     sets.resize(length, flows);
                     let write = if is_ipfix { ipfix } else { v9 };
                     let payload = write(id, counter.number, &sets);
-                    heard.note(&payload);
+                    heard.count(&payload);
                 }
                 counter.number = counter.number.wrapping_add(adds);
             }

@@ -1,6 +1,6 @@
 //! Remembered templates and their repeats.
 
-use super::memory::{before, host, ids, memory_of, note, of_host};
+use super::memory::{before, host, ids, learn, memory_of, of_host};
 use super::*;
 use crate::limits::{
     PAYLOAD_MAX, REPEAT_TARGET, TEMPLATE_BYTES_PER_EXPORTER, TEMPLATE_MEMORY, TEMPLATE_OVERHEAD,
@@ -40,18 +40,18 @@ fn an_unchanged_repeat_changes_nothing() {
     let payload = v9(7, 1, &[set(0, &template(256, &[4])), set(1, &v9_options(257, 2))]);
     let mut memory = memory_of(std::slice::from_ref(&payload));
     let before = (memory.bytes(), ids(&memory));
-    assert!(!note(&mut memory, datagram(1, &payload)));
-    assert!(!note(&mut memory, datagram(1, &v9(7, 2, &[set(0, &template(256, &[4]))]))));
-    assert!(!note(&mut memory, datagram(1, &v9(7, 3, &[set(256, &[1; 40])]))));
+    assert!(!learn(&mut memory, datagram(1, &payload)));
+    assert!(!learn(&mut memory, datagram(1, &v9(7, 2, &[set(0, &template(256, &[4]))]))));
+    assert!(!learn(&mut memory, datagram(1, &v9(7, 3, &[set(256, &[1; 40])]))));
     assert_eq!((memory.bytes(), ids(&memory)), before);
 }
 
 #[test]
 fn the_latest_definition_of_an_id_comes_last() {
     let mut memory = memory_of(&[v9(7, 1, &[set(0, &[template(256, &[4]), template(257, &[4])].concat())])]);
-    assert!(note(&mut memory, datagram(1, &v9(7, 2, &[set(0, &template(256, &[8]))]))));
+    assert!(learn(&mut memory, datagram(1, &v9(7, 2, &[set(0, &template(256, &[8]))]))));
     assert_eq!(definitions(&memory), [template(257, &[4]), template(256, &[8])]);
-    assert!(note(&mut memory, datagram(1, &v9(7, 3, &[set(1, &v9_options(257, 2))]))));
+    assert!(learn(&mut memory, datagram(1, &v9(7, 3, &[set(1, &v9_options(257, 2))]))));
     assert_eq!(definitions(&memory), [template(256, &[8]), v9_options(257, 2)]);
 }
 
@@ -78,9 +78,9 @@ fn what_is_withdrawn_is_forgotten() {
 fn a_full_withdrawal_leaves_nothing() {
     let mut memory = memory_of(&[ipfix(7, 1, &[set(2, &template(256, &[4]))])]);
     assert!(!memory.is_empty());
-    assert!(!note(&mut memory, datagram(1, &ipfix(7, 1, &[set(2, &numbers(&[300, 0]))]))));
-    assert!(note(&mut memory, datagram(1, &ipfix(7, 1, &[set(2, &numbers(&[256, 0]))]))));
-    assert!(!note(&mut memory, datagram(1, &ipfix(7, 1, &[set(2, &numbers(&[256, 0]))]))));
+    assert!(!learn(&mut memory, datagram(1, &ipfix(7, 1, &[set(2, &numbers(&[300, 0]))]))));
+    assert!(learn(&mut memory, datagram(1, &ipfix(7, 1, &[set(2, &numbers(&[256, 0]))]))));
+    assert!(!learn(&mut memory, datagram(1, &ipfix(7, 1, &[set(2, &numbers(&[256, 0]))]))));
     assert!(memory.is_empty());
     assert_eq!((memory.len(), memory.bytes()), (0, (0, 0)));
 }
@@ -88,15 +88,15 @@ fn a_full_withdrawal_leaves_nothing() {
 #[test]
 fn each_version_and_domain_has_its_templates() {
     let mut memory = TemplateMemory::default();
-    note(&mut memory, datagram(1, &v9(7, 1, &[set(0, &template(256, &[4]))])));
-    note(&mut memory, datagram(1, &v9(8, 1, &[set(0, &template(257, &[4]))])));
-    note(&mut memory, datagram(1, &ipfix(7, 1, &[set(2, &template(258, &[4]))])));
-    note(&mut memory, of_host(2, &v9(7, 1, &[set(0, &template(259, &[4]))])));
+    learn(&mut memory, datagram(1, &v9(7, 1, &[set(0, &template(256, &[4]))])));
+    learn(&mut memory, datagram(1, &v9(8, 1, &[set(0, &template(257, &[4]))])));
+    learn(&mut memory, datagram(1, &ipfix(7, 1, &[set(2, &template(258, &[4]))])));
+    learn(&mut memory, of_host(2, &v9(7, 1, &[set(0, &template(259, &[4]))])));
     assert_eq!(memory.len(), 4);
     let told = |datagram: Datagram<'_>| -> Vec<u16> {
         let mut collector = TemplateMemory::default();
         for payload in before(&memory, &datagram) {
-            note(&mut collector, Datagram { payload: &payload, ..datagram });
+            learn(&mut collector, Datagram { payload: &payload, ..datagram });
         }
         ids(&collector)
     };
@@ -168,10 +168,10 @@ fn repeats_are_short_unless_one_template_is_long() {
     let longest = TEMPLATE_BYTES_PER_EXPORTER - TEMPLATE_OVERHEAD;
     let mut memory = TemplateMemory::default();
     for (id, length) in (256..).zip([400, 400, 400, 400, 2000, 400]) {
-        note(&mut memory, datagram(1, &v9(7, 1, &[set(0, &long_template(id, length))])));
-        note(&mut memory, datagram(1, &ipfix(7, 1, &[set(2, &long_template(id, length))])));
+        learn(&mut memory, datagram(1, &v9(7, 1, &[set(0, &long_template(id, length))])));
+        learn(&mut memory, datagram(1, &ipfix(7, 1, &[set(2, &long_template(id, length))])));
     }
-    note(&mut memory, of_host(2, &v9(7, 1, &[set(0, &long_template(256, longest))])));
+    learn(&mut memory, of_host(2, &v9(7, 1, &[set(0, &long_template(256, longest))])));
     let lengths = |number, payload: &[u8]| -> Vec<usize> {
         before(&memory, &of_host(number, payload)).iter().map(Vec::len).collect()
     };
@@ -196,8 +196,8 @@ fn a_template_that_is_too_long_is_not_kept() {
     let longest = TEMPLATE_BYTES_PER_EXPORTER - TEMPLATE_OVERHEAD;
     let too_long = v9(7, 2, &[set(0, &long_template(256, longest + 4))]);
     let mut memory = memory_of(&[v9(7, 1, &[set(0, &[template(256, &[4]), template(257, &[4])].concat())])]);
-    assert!(note(&mut memory, datagram(1, &too_long)), "the one before is no longer in force");
-    assert!(!note(&mut memory, datagram(1, &too_long)));
+    assert!(learn(&mut memory, datagram(1, &too_long)), "the one before is no longer in force");
+    assert!(!learn(&mut memory, datagram(1, &too_long)));
     assert_eq!(ids(&memory), [257]);
 }
 
@@ -207,14 +207,14 @@ fn the_exporter_with_old_definitions_makes_room() {
     let mut memory = TemplateMemory::default();
     let mut source_ids = 0_u32..;
     while memory.len() == usize::try_from(source_ids.start).unwrap() {
-        note(&mut memory, datagram(1, &defining(source_ids.next().unwrap())));
+        learn(&mut memory, datagram(1, &defining(source_ids.next().unwrap())));
         assert!(memory.bytes().0 <= TEMPLATE_MEMORY);
     }
     let last = source_ids.start - 1;
-    note(&mut memory, datagram(1, &v9(1, 2, &[set(256, &[1; 4])])));
-    note(&mut memory, datagram(1, &defining(2)));
-    note(&mut memory, datagram(1, &defining(last + 1)));
-    note(&mut memory, datagram(1, &defining(last + 2)));
+    learn(&mut memory, datagram(1, &v9(1, 2, &[set(256, &[1; 4])])));
+    learn(&mut memory, datagram(1, &defining(2)));
+    learn(&mut memory, datagram(1, &defining(last + 1)));
+    learn(&mut memory, datagram(1, &defining(last + 2)));
     let kept: Vec<u32> = memory.kept_templates().map(|kept| kept.source_id).collect();
     let expected: Vec<u32> = (4..=last).chain([2, last + 1, last + 2]).collect();
     assert_eq!(kept, expected);
@@ -226,7 +226,7 @@ fn stored_definitions_are_restored_in_order() {
         v9(7, 1, &[set(0, &template(300, &[4, 4])), set(1, &v9_options(256, 2))]),
         ipfix(0xFFFF_FFFF, 1, &[set(2, &template(256, &[65_535])), set(3, &ipfix_options(400, 1))]),
     ]);
-    note(&mut memory, of_host(2, &v9(7, 1, &[set(0, &template(256, &[1]))])));
+    learn(&mut memory, of_host(2, &v9(7, 1, &[set(0, &template(256, &[1]))])));
     let text = serde_json::to_string(&memory.kept_templates().collect::<Vec<_>>()).unwrap();
     let mut restored = TemplateMemory::default();
     for kept in serde_json::from_str::<Vec<Kept>>(&text).unwrap() {

@@ -17,7 +17,7 @@ struct Multiples {
 }
 
 impl Multiples {
-    fn of(of: u64, first: Position) -> Self {
+    fn new(of: u64, first: Position) -> Self {
         Self { of, builder: BatchBuilder::new(STREAM, Compression::None), next: first }
     }
 }
@@ -96,7 +96,7 @@ fn write_thinned(
     of: u64,
 ) -> io::Result<Option<ThinnedSegment<MemoryFile>>> {
     let Some(job) = spool.start_thinning(segment, Position(0))? else { return Ok(None) };
-    job.run(&mut Multiples::of(of, segment.first))
+    job.run(&mut Multiples::new(of, segment.first))
 }
 
 /// The datagrams that a spool gives. Each has the position of its number, and all positions are covered.
@@ -320,7 +320,7 @@ fn a_thinning_waits_for_no_append() {
     let segment = candidate(&spool, 1);
     let job = spool.start_thinning(segment, Position(0)).unwrap().unwrap();
     spool.append(&batch(120, 3), NOW, Position(0)).unwrap();
-    let written = job.run(&mut Multiples::of(5, segment.first)).unwrap().unwrap();
+    let written = job.run(&mut Multiples::new(5, segment.first)).unwrap().unwrap();
     spool.append(&batch(123, 3), NOW, Position(0)).unwrap();
     spool.finish_thinning(written, 1, Position(0)).unwrap().unwrap();
     let expected: Vec<u64> = without(segment, 5).into_iter().chain(120..126).collect();

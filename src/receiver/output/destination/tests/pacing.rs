@@ -18,7 +18,7 @@ async fn the_catch_up_limit_applies_to_late_datagrams() {
         let began = Instant::now();
         let (datagrams, mut done) = (datagrams(&payloads), 0);
         while done < datagrams.len() {
-            done += output.take(&datagrams[done..], is_late).await.count;
+            done += output.deliver_and_learn(&datagrams[done..], is_late).await.count;
         }
         let expected = Duration::from_millis(expected);
         assert!(began.elapsed().abs_diff(expected) <= expected / 8, "{:?}", began.elapsed());
@@ -34,14 +34,14 @@ async fn paced_late_datagrams_do_not_delay_others() {
         CollectorSettings { catch_up_limit: Some(NonZeroU32::new(1)), ..CollectorSettings::at(&address) };
     let output = destination(address, &settings);
     let (late, live) = (datagrams(&[b"late"]), datagrams(&[b"live"]));
-    output.take(&late, true).await;
+    output.deliver_and_learn(&late, true).await;
     let began = Instant::now();
     let live = async {
         tokio::task::yield_now().await;
-        output.take(&live, false).await;
+        output.deliver_and_learn(&live, false).await;
         began.elapsed()
     };
-    let (_, waited) = tokio::join!(output.take(&late, true), live);
+    let (_, waited) = tokio::join!(output.deliver_and_learn(&late, true), live);
     assert_eq!(waited, Duration::ZERO);
     assert_eq!(received(&listener), [b"late", b"live", b"late"]);
 }
