@@ -1,5 +1,7 @@
 //! Installed files that must match the programs: completions, manual pages, the journal's catalog, versions.
 
+mod log_fields;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 

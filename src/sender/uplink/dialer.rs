@@ -50,6 +50,13 @@ struct DialOutcome {
     result: Result<SecureStream, DialError>,
 }
 
+/// An attempt that has ended.
+struct FinishedDial {
+    number: u64,
+    receiver: HostPort,
+    answer: Result<EstablishedChannel, DialError>,
+}
+
 /// An attempt under way.
 #[derive(Debug)]
 struct OpenDial {
@@ -107,13 +114,15 @@ impl Dialer {
     /// Waits until an earlier attempt leads to a channel. Late rejections are only logged.
     pub(crate) async fn late_answer(&mut self) -> EstablishedChannel {
         loop {
-            match self.finished().await.1 {
+            let FinishedDial { receiver, answer, .. } = self.finished().await;
+            match answer {
                 Ok(answer) => return answer,
                 Err(error) if error.is_refusal() => {
                     tracing::warn!(
                         message_id = sender::REFUSED,
+                        %receiver,
                         %error,
-                        "a receiver answered late and rejected the connection: {error}"
+                        "receiver {receiver} answered late and rejected the connection: {error}"
                     );
                 }
                 Err(_) => {}
@@ -130,15 +139,15 @@ impl Dialer {
     /// Waits for the end of attempt `number`, or for a channel by any other attempt.
     async fn outcome(&mut self, number: u64) -> Result<EstablishedChannel, DialError> {
         loop {
-            let (finished, result) = self.finished().await;
-            if result.is_ok() || finished == number {
-                return result;
+            let finished = self.finished().await;
+            if finished.answer.is_ok() || finished.number == number {
+                return finished.answer;
             }
         }
     }
 
     /// Waits for the next attempt to end. Never returns while there is none.
-    async fn finished(&mut self) -> (u64, Result<EstablishedChannel, DialError>) {
+    async fn finished(&mut self) -> FinishedDial {
         loop {
             match self.attempts.join_next().await {
                 Some(Ok(DialOutcome { number, result })) => {
@@ -148,10 +157,10 @@ impl Dialer {
                     };
                     let open = self.open.remove(index);
                     let (receiver, address) = (open.receiver.clone(), open.address);
-                    let segment_bytes = open.segment_bytes;
+                    let (dialed, segment_bytes) = (receiver.clone(), open.segment_bytes);
                     let answer =
                         result.map(|stream| EstablishedChannel { receiver, address, segment_bytes, stream });
-                    return (number, answer);
+                    return FinishedDial { number, receiver: dialed, answer };
                 }
                 Some(Err(_)) => {}
                 None => pending().await,
