@@ -95,12 +95,12 @@ pub const STREAM_KEPT: Duration = Duration::from_secs(30 * 86_400);
 pub const STREAMS_MAX: usize = 131_072;
 
 /// New streams that one sender id may begin at once, beyond one per `NEW_STREAM_INTERVAL`: during its setup
-/// a sender restarts several times with an empty spool. With a shared key, or in plaintext, each address
+/// a sender restarts several times with an empty spool. With a shared key, or in clear text, each address
 /// counts separately.
 pub const NEW_STREAMS_BURST: u32 = 16;
 
 /// New streams that one address (of IPv6: one /64 network) may begin at once, with a shared key or in
-/// plaintext, beyond one per `NEW_STREAM_INTERVAL`: as many senders behind one NAT may start at once, each
+/// clear text, beyond one per `NEW_STREAM_INTERVAL`: as many senders behind one NAT may start at once, each
 /// with an empty spool. Under many ids, one address needs 15 days for `STREAMS_MAX` streams.
 pub const NEW_STREAMS_BURST_PER_SOURCE: u32 = 1024;
 
@@ -221,11 +221,11 @@ pub const HOLDINGS_MAX: usize = 262_144;
 pub const DROPPED_SHOWN: usize = 256;
 
 /// Exporters of denied datagrams that nf-sender, or nf-receiver for each sender, counts separately. A new
-/// one replaces the one heard longest ago.
+/// one replaces the one seen longest ago.
 pub const DENIED_SHOWN: usize = 64;
 
 /// Exporters that match no collector and that nf-receiver counts separately. A new one replaces the one
-/// heard longest ago.
+/// seen longest ago.
 pub const UNMATCHED_SHOWN: usize = 64;
 
 /// Pairs of exporters that a collector confuses and that the status shows: bounds its size.

@@ -40,7 +40,7 @@ impl Sender {
     }
 
     /// Returns the disk space of the files in the runtime directory, in bytes.
-    pub(crate) fn intake(&self) -> u64 {
+    pub(crate) fn journal(&self) -> u64 {
         let files = std::fs::read_dir(self.host.path("run")).unwrap();
         files.map(|file| 512 * file.unwrap().metadata().unwrap().blocks()).sum()
     }

@@ -182,7 +182,7 @@ fn catch_ups(results: &Results) -> Section {
 
 fn memory(results: &Results) -> Section {
     let row = |who| {
-        let topics = [catch_up::MEMORY_OWN, catch_up::MEMORY_FILE, catch_up::MEMORY_INTAKE];
+        let topics = [catch_up::MEMORY_OWN, catch_up::MEMORY_FILE, catch_up::MEMORY_JOURNAL];
         let most = results.most(catch_up::MEMORY_PEAK, who, 0)?;
         let kinds = topics.map(|topic| results.median(topic, who, 0).map_or_else(String::new, short));
         Some([vec![who.to_owned(), short(most)], kinds.to_vec()].concat())

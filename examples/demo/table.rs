@@ -9,7 +9,7 @@ use nf_transport_kit::tally::CollectorReport;
 /// Formats a row for each exporter and a total.
 pub(crate) fn table(report: &CollectorReport, sent: &[u32]) -> String {
     let mut out = String::from(
-        "exporter                 sent   arrived   missing   changed   out of order   repeated\n",
+        "exporter                 sent   arrived   missing   changed   out of order  duplicate\n",
     );
     writeln!(out, "{}", "─".repeat(82)).unwrap();
     for (number, (tally, sent)) in (0..).zip(report.exporters.iter().zip(sent)) {

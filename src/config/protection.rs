@@ -115,7 +115,7 @@ pub struct ReceiverTlsSettings {
 /// Credentials that nf-receiver accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReceiverProtection {
-    /// Accept plaintext senders on any machine.
+    /// Accept senders in clear text on any machine.
     pub plaintext: bool,
     /// Ciphers that senders may use; at least one.
     pub suites: Vec<Suite>,

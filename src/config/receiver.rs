@@ -114,7 +114,7 @@ impl ReceiverSettings {
         let mut warnings = self.warnings_of_protection();
         warnings.extend(self.warning_of_exporters());
         warnings.extend(self.protection.leaves_certificate_ids_open().then(|| {
-            "holders of the shared key, or plaintext senders, can use the ids of senders with certificates: \
+            "holders of the shared key, or senders in clear text, can use the ids of senders with certificates: \
              list these ids in 'senders' of [tls]"
                 .to_owned()
         }));
@@ -129,7 +129,7 @@ impl ReceiverSettings {
         let is_open = protection.plaintext || protection.shared.is_some();
         (is_restricted && is_open).then(|| {
             "exporters restricts only the senders of these [[sender]] tables: with the shared key or in \
-             plaintext, a sender can use another id and deliver datagrams of any exporter"
+             clear text, a sender can use another id and deliver datagrams of any exporter"
                 .to_owned()
         })
     }
@@ -137,13 +137,13 @@ impl ReceiverSettings {
     fn warnings_of_protection(&self) -> Vec<String> {
         match (self.protection.can_authenticate(), self.protection.plaintext) {
             (true, true) => vec![
-                "plaintext senders are accepted in addition to senders with a key: \
+                "senders in clear text are accepted in addition to senders with a key: \
                  set plaintext = false once all senders have a key"
                     .to_owned(),
             ],
             (false, false) => vec![
                 "no key is configured, so senders on other machines are rejected: invite them (nf-receiver \
-                 invite NAME), give both sides a key (key-file), or accept plaintext with plaintext = true \
+                 invite NAME), give both sides a key (key-file), or accept clear text with plaintext = true \
                  (--plaintext)"
                     .to_owned(),
             ],

@@ -5,12 +5,14 @@ pub mod credentials;
 pub mod files;
 mod places;
 pub mod process;
+mod resolve_cause;
 pub mod secure_stream;
 pub mod sockets;
 mod supervisor;
 pub mod systemd;
 
 pub use places::{ConnectionPlace, Eviction, Places, Rank, source_of};
+pub use resolve_cause::resolve_cause;
 
 pub use crate::host::credentials::argv_key::{conceal_key, conceal_token};
 pub use crate::host::credentials::certificates::{TlsFileError, read_receiver_tls, read_sender_tls};

@@ -302,7 +302,7 @@ mod tests {
     #[tokio::test]
     async fn connections_beyond_the_limit_are_rejected() {
         let (gate, address, _state, _stopper, _running) = running().await;
-        let _stranger = TcpStream::connect(address).await.unwrap();
+        let _unauthenticated = TcpStream::connect(address).await.unwrap();
         let _in_place = greeted(address).await;
         while gate.connections.available_permits() > 0 {
             tokio::task::yield_now().await;

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::config::{CollectorSettings, HostPort};
+use crate::host::resolve_cause;
 use crate::receiver::collectors::names::{CollectorNames, LookUpResult, ResolvedNames};
 use crate::receiver::output::{Outputs, ResolvedCollector};
 
@@ -137,7 +138,7 @@ fn warn_of_duplicates(found: &[ResolvedCollector]) {
 
 async fn look_up(name: HostPort) -> (HostPort, LookUpResult) {
     let found = lookup_host((name.host(), name.port())).await;
-    let answer = found.map(Iterator::collect).map_err(|error| error.to_string());
+    let answer = found.map(Iterator::collect).map_err(|error| resolve_cause(&error));
     (name, answer)
 }
 

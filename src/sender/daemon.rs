@@ -1,4 +1,4 @@
-//! The daemon: sets up ingest, flusher and uplink, and stops them in order.
+//! The daemon: sets up ingest, flusher and uplink, and stops them in an orderly way.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;

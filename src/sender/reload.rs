@@ -119,7 +119,7 @@ impl SenderReloader {
         let changed = [
             ("allow, compression", update(&self.ingest, &ingest_settings(settings))),
             ("limits of the spool", update(&self.flusher, &flusher_settings(settings))),
-            ("receivers, keys and times of the uplink", update(&self.uplink, link)),
+            ("receivers, keys and timing of the uplink", update(&self.uplink, link)),
         ];
         let changed: Vec<&str> =
             changed.iter().filter(|(_, changed)| *changed).map(|(name, _)| *name).collect();

@@ -61,7 +61,7 @@ impl Reporter {
             }
             (_, Some(seconds)) => {
                 let reason = status.reason.as_deref().unwrap_or("unknown reason");
-                format!("{not_connected}: {reason}; next try in {seconds} s")
+                format!("{not_connected}: {reason}; retry in {seconds} s")
             }
             (_, None) => "no receiver configured, spooling only".to_owned(),
         };

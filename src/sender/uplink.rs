@@ -112,7 +112,7 @@ impl Uplink {
                 receiver,
                 retry_in_s,
                 held_back,
-                "{}: {}; next try in {} s{}",
+                "{}: {}; retry in {} s{}",
                 view.not_connected(),
                 attempt.reason,
                 delay.as_secs_f64().ceil(),
@@ -139,7 +139,7 @@ impl Uplink {
         match self.while_waiting(next_attempt).await? {
             RetryTrigger::Time | RetryTrigger::Settings => None,
             RetryTrigger::Asked => {
-                tracing::info!("connecting now, without waiting for the next try");
+                tracing::info!("connecting now, without waiting for the next retry");
                 dialer.sizes.forget();
                 None
             }

@@ -194,7 +194,7 @@ pub struct CollectorStatus {
     /// Its address for late datagrams, if it has one.
     #[serde(default)]
     pub late: Option<LateStatus>,
-    /// Exporters that it sees under another address, the one heard last first; at most 1,024.
+    /// Exporters that it sees under another address, the one seen last first; at most 1,024.
     #[serde(default)]
     pub seen_as: Vec<SeenAs>,
     /// Exporters that it confuses if it identifies them by address alone; at most `limits::CONFUSED_SHOWN`.

@@ -31,7 +31,7 @@ pub struct SenderStatus {
     pub receiver: Option<String>,
     /// The cipher of the connection; `none` for clear text, `None` without a connection.
     pub cipher: Option<String>,
-    /// Limit of TCP segments in bytes, set after full-size segments were lost on the way; `None` if TCP
+    /// Limit of TCP segments in bytes, set after full-size segments were lost on the path; `None` if TCP
     /// decides.
     #[serde(default)]
     pub segment_bytes: Option<u16>,
@@ -52,7 +52,7 @@ pub struct SenderStatus {
     /// State of the receive journal, which holds datagrams until they are in a segment.
     #[serde(default)]
     pub intake: JournalStatus,
-    /// Copies of damaged parts of the spool, in its directory `damaged`.
+    /// Copies of damaged pieces of the spool, in its directory `damaged`.
     #[serde(default)]
     pub damaged: KeptFiles,
     /// Files of a newer version that this one cannot read, in the directory `newer` of the spool.

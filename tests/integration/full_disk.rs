@@ -196,7 +196,7 @@ fn drop_newest_on_a_full_ext4_keeps_the_oldest() {
     let exporters = go_on(&pair, exporters, 30_000);
     let status = wait_until_full(&pair, 30_000);
     let (held, full) = (count(&status, "/queued/datagrams"), dropped(&status, "spool_full"));
-    assert!(held * DATAGRAM > 14 << 20, "the intake alone holds 12 MiB\n{status:#}");
+    assert!(held * DATAGRAM > 14 << 20, "the receive journal alone holds 12 MiB\n{status:#}");
 
     assert_eq!(pair.sender.take_daemon().terminate().code(), Some(0));
     pair.sender.start();

@@ -278,7 +278,7 @@ fn max_size_never_drops_a_newer_segment() {
 }
 
 #[test]
-fn an_upgrade_delivers_a_newer_intake() {
+fn an_upgrade_delivers_a_newer_journal() {
     let _running = shared();
     let toml = format!("{QUICK_SENDER}sync-after = \"1h\"\n");
     let mut pair = Pair::new(2, pattern(), &toml);
@@ -288,8 +288,8 @@ fn an_upgrade_delivers_a_newer_intake() {
     let exporters = pair.load(None, Until::Sent(500)).finish();
     pair.sender.wait_status(STALL, |status| count(status, "/received/datagrams") == 500);
     pair.sender.take_daemon().kill();
-    let set_magic = |intake: &Path, magic: [u8; 8]| {
-        change::<8>(intake, 0, |bytes| *bytes = u64::from_be_bytes(magic).to_ne_bytes());
+    let set_magic = |journal: &Path, magic: [u8; 8]| {
+        change::<8>(journal, 0, |bytes| *bytes = u64::from_be_bytes(magic).to_ne_bytes());
     };
     set_magic(&pair.sender.path("run/intake"), *b"NFINTAK3");
     // A newer version leaves no valid copy of this version's header.

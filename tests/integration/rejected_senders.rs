@@ -260,7 +260,7 @@ fn a_removed_sender_is_rejected_alone() {
     goes.wait_state("connected", STALL);
     receiver.set_toml(&table(&receiver, "stays"));
     receiver.daemon().reload();
-    goes.daemon().wait_for_log(&["the receiver refuses", "no longer accepted"], STALL);
+    goes.daemon().wait_for_log(&["rejected by the receiver", "no longer accepted"], STALL);
     receiver.daemon().wait_for_log(&["session of", "goes", "no longer accepted"], STALL);
     let mut exporters = Exporters::new(0..1, stays.udp().addr(), pattern);
     exporters.send(20);

@@ -40,8 +40,8 @@ fn replace_files(from: &Path, to: &Path) {
     }
 }
 
-/// Stops nf-sender and restores the backup of its spool. The intake in memory is removed, as on another
-/// machine.
+/// Stops nf-sender and restores the backup of its spool. The receive journal in memory is removed, as on
+/// another machine.
 fn restore(sender: &mut SenderHost, backup: &Path) {
     stop(sender);
     replace_files(backup, &sender.path("spool"));

@@ -66,7 +66,7 @@ fn ciphers_hide_flow_data_and_keys() {
         let mut exporters = pair.exporters();
         exporters.send(SENT.into());
         pair.assert_all_arrive(&exporters, true);
-        let seen = [meddler.heard(Side::Sender).concat(), meddler.heard(Side::Receiver).concat()].concat();
+        let seen = [meddler.seen(Side::Sender).concat(), meddler.seen(Side::Receiver).concat()].concat();
         assert!(seen.len() > 100_000, "{} bytes are not what was sent", seen.len());
         assert_eq!(runs(&seen, pattern), 0, "{cipher}");
         assert_no_key(&seen, "a secret of both");

@@ -187,7 +187,7 @@ fn the_sender_notifies_the_service_manager() {
     assert_eq!(first.trim_end(), "READY=1", "what comes first is that it is ready");
     let status = sender.wait_for("status", |message| message.starts_with("STATUS="));
     assert!(status.contains(&dead), "the first status names the receiver: {status}");
-    sender.wait_for_status(&["not connected", &dead, "refused", "next try in", "0 datagrams queued"]);
+    sender.wait_for_status(&["not connected", &dead, "refused", "retry in", "0 datagrams queued"]);
     Exporters::new(0..1, listen, Pattern::new(MIXED)).send(7);
     sender.wait_for_status(&["7 datagrams queued"]);
     let messages = sender.stop();

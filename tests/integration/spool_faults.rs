@@ -175,7 +175,7 @@ fn a_clear_backlog_survives_turning_encryption_on() {
     pair.sender.set_toml(&encrypted(&key));
     let (status, log) = pair.sender.launch().spawn().wait_exit(REFUSAL);
     assert_eq!(status.code(), Some(CONFIG), "{log}");
-    assert!(log.contains("start once without spool.encrypt and stop in order"), "{log}");
+    assert!(log.contains("start once without spool.encrypt: an orderly stop then moves them"), "{log}");
     start(&mut pair, &settings(""));
     restart(&mut pair, &encrypted(&key));
     pair.link.restore();

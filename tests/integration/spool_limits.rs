@@ -90,7 +90,7 @@ fn a_kill_of_a_full_sender_leaves_one_gap() {
     }
 }
 
-/// Sends more datagrams than the spool and the intake hold while the link is down. Returns the exporters.
+/// Sends more datagrams than the spool and the journal hold while the link is down. Returns the exporters.
 fn overfill(pair: &Pair) -> Exporters {
     let exporters = go_on(pair, pair.exporters(), 22_000);
     pair.sender.udp().wait_until_drained();
@@ -99,7 +99,7 @@ fn overfill(pair: &Pair) -> Exporters {
         let received = count(status, "/received/datagrams");
         received == exporters.total() && dropped(status, "spool_full") > 0
     });
-    // The spool holds 4 MiB and the intake 12 MiB, each without the last batch that did not fit.
+    // The spool holds 4 MiB and the journal 12 MiB, each without the last batch that did not fit.
     assert!(count(&status, "/queued/datagrams") * DATAGRAM > 15 << 20, "{status:#}");
     exporters
 }

@@ -320,7 +320,9 @@ fn a_new_spool_follows_a_dead_connection() {
     pair.sender.set_receiver(Some(pair.receiver.addr().to_string()));
     let began = Instant::now();
     pair.sender.start();
-    pair.sender.daemon().wait_for_log(&["refuses", "in use by another sender, at 127.0.0.1:"], STALL);
+    pair.sender
+        .daemon()
+        .wait_for_log(&["rejected by the receiver", "in use by another sender, at 127.0.0.1:"], STALL);
     let exporters = go_on(&pair, pair.exporters(), STEP);
     pair.sender.wait_state("connected", STALL);
     assert!(began.elapsed() < Duration::from_secs(6), "three heartbeats and a retry: {:?}", began.elapsed());

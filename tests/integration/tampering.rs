@@ -155,11 +155,11 @@ fn a_replayed_session_is_rejected() {
         let mut setup = TamperedLink::connected(cipher);
         setup.exporters.send(50);
         setup.assert_all_arrived();
-        let recorded = setup.meddler.heard(Side::Sender);
+        let recorded = setup.meddler.seen(Side::Sender);
         assert!(recorded.len() > 4, "a preface, a message, and records: {}", recorded.len());
         let delivered = count(&setup.receiver.status(), "/senders/0/delivered/datagrams");
         replay(setup.receiver.addr(), &recorded);
-        setup.receiver.daemon().wait_for_log(&["rejected connection from", "replayed on the way"], STALL);
+        setup.receiver.daemon().wait_for_log(&["rejected connection from", "replayed on the path"], STALL);
         let status = setup.receiver.status();
         assert_eq!(count(&status, "/senders/0/delivered/datagrams"), delivered, "{status:#}");
         assert_eq!(

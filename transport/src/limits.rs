@@ -30,7 +30,7 @@ pub const REFUSAL_TEXT_MAX: usize = 512;
 
 /// Bytes of unacknowledged batches that a sender may have in flight: enough to fill 1 Gbit/s over 50 ms.
 ///
-/// At most half of `INTAKE_RING`, so that all of it stays in memory until it is known to be late.
+/// At most half of `JOURNAL_RING`, so that all of it stays in memory until it is known to be late.
 pub const WINDOW: u32 = 6 * 1024 * 1024;
 
 /// Longest delay of an acknowledgement in the receiver.
@@ -182,11 +182,11 @@ pub const POSITIONS_PER_RUN: u64 = 1 << 44;
 /// from that run then gets its unacknowledged data again, at most one window.
 pub const RUNS_MAX: usize = 64;
 
-/// Copies of damaged parts that nf-sender keeps in `damaged/`, one for each damage. A new copy replaces the
+/// Copies of damaged pieces that nf-sender keeps in `damaged/`, one for each damage. A new copy replaces the
 /// oldest.
 pub const DAMAGED_FILES_MAX: u64 = 1024;
 
-/// Bytes of all copies of damaged parts: four segments of the default size, enough for an analysis.
+/// Bytes of all copies of damaged pieces: four segments of the default size, enough for an analysis.
 pub const DAMAGED_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// Shortest heartbeat: below it, scheduling delays of a busy host look like a dead peer.

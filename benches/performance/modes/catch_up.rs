@@ -31,7 +31,7 @@ pub(crate) const GSO: &str = "bare GSO";
 pub(crate) const MEMORY_PEAK: &str = "memory peak";
 pub(crate) const MEMORY_OWN: &str = "memory of its own";
 pub(crate) const MEMORY_FILE: &str = "memory of files";
-pub(crate) const MEMORY_INTAKE: &str = "memory of the intake";
+pub(crate) const MEMORY_JOURNAL: &str = "memory of the receive journal";
 
 /// Calls between two checks of the queue of nf-sender's socket, and of the sink's larger one.
 const FILL_LOOKS: usize = 4;
@@ -41,13 +41,13 @@ pub(crate) fn turn(settings: &Settings, results: &mut Results) {
     let total = count(settings.backlog * f64::from(1 << 20) / float(u64::try_from(LEN).unwrap()));
     let (arrivals, memory) = caught_up(total);
     add_result(settings, results, PAIR, total, &arrivals);
-    for (who, memory, intake) in memory {
+    for (who, memory, journal) in memory {
         let mebibytes = |bytes: u64| float(bytes) / f64::from(1 << 20);
-        results.add(MEMORY_PEAK, who, 0, mebibytes(memory.peak + intake.saturating_sub(memory.shared)));
+        results.add(MEMORY_PEAK, who, 0, mebibytes(memory.peak + journal.saturating_sub(memory.shared)));
         results.add(MEMORY_OWN, who, 0, mebibytes(memory.anonymous));
         results.add(MEMORY_FILE, who, 0, mebibytes(memory.file));
-        results.add(MEMORY_INTAKE, who, 0, mebibytes(intake));
-        settings.print_run(who, &format!("{memory:?}, intake {intake}"));
+        results.add(MEMORY_JOURNAL, who, 0, mebibytes(journal));
+        settings.print_run(who, &format!("{memory:?}, journal {journal}"));
     }
     for (who, sending) in [(PLAIN, Sending::Plain), (GSO, Sending::Gso)] {
         add_result(settings, results, who, total, &bare(sending, total));
@@ -91,8 +91,8 @@ fn caught_up(total: u64) -> (Arrivals, [(&'static str, Memory, u64); 2]) {
     pair.sender.host.daemon().reload();
     sink.wait_for_all(STALL);
     let [sender, receiver] = pair.processes().map(|process| (process.name, process.memory()));
-    let intake = pair.sender.intake();
-    (sink.arrivals(), [(sender.0, sender.1, intake), (receiver.0, receiver.1, 0)])
+    let journal = pair.sender.journal();
+    (sink.arrivals(), [(sender.0, sender.1, journal), (receiver.0, receiver.1, 0)])
 }
 
 /// Sends prepared datagrams as fast as the sink reads them.

@@ -76,7 +76,7 @@ pub mod receiver {
     pub const SENDER_UNHEARD: &str = "2e23608ab1114aaa9a95da0599b2e6c3";
     /// A connection claimed the stream of a sender without proof of its secret.
     pub const STREAM_NOT_PROVEN: &str = "b2d3e7c96a9d4c0f9e4b7a1d58f06c33";
-    /// A connection was refused because another sender with the same id is connected.
+    /// A connection was rejected because another sender with the same id is connected.
     pub const ID_IN_USE: &str = "6c1f0b7de2a84f35b9d04e7a93c5182d";
     /// A connection was rejected before it had a session.
     pub const REJECTED: &str = "30ff064bdb544be08fa25e9e9ecca558";

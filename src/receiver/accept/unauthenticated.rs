@@ -67,7 +67,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn strangers(in_all: usize, per_source: usize) -> UnauthenticatedConnections {
+    fn connections(in_all: usize, per_source: usize) -> UnauthenticatedConnections {
         UnauthenticatedConnections::new(in_all, per_source, Arc::default())
     }
 
@@ -78,37 +78,37 @@ mod tests {
 
     #[test]
     fn neighbours_in_one_ipv6_network_are_one_source() {
-        let strangers = strangers(100, 1);
-        let mut first = strangers.enter(from("2001:db8::1"));
-        let mut other = strangers.enter(from("2001:db8:0:1::1"));
-        let mut second = strangers.enter(from("2001:db8::ffff:1"));
+        let connections = connections(100, 1);
+        let mut first = connections.enter(from("2001:db8::1"));
+        let mut other = connections.enter(from("2001:db8:0:1::1"));
+        let mut second = connections.enter(from("2001:db8::ffff:1"));
         assert_eq!([&mut first, &mut other, &mut second].map(is_lost), [true, false, false]);
     }
 
     #[test]
     fn a_known_source_survives_a_flood() {
-        let strangers = strangers(4, 2);
-        strangers.known.note_authenticated(from("198.51.100.7"), &"edge".parse().unwrap());
-        let mut known = strangers.enter(from("198.51.100.7"));
+        let connections = connections(4, 2);
+        connections.known.note_authenticated(from("198.51.100.7"), &"edge".parse().unwrap());
+        let mut known = connections.enter(from("198.51.100.7"));
         let flood: Vec<_> = (1..=200)
             .map(|number| {
-                let place = strangers.enter(from(&format!("192.0.2.{number}")));
+                let place = connections.enter(from(&format!("192.0.2.{number}")));
                 PeerEvidence::of(&place).record(Evidence::Key);
                 place
             })
             .collect();
         assert!(!is_lost(&mut known));
-        assert_eq!(strangers.places.count(), 4);
+        assert_eq!(connections.places.count(), 4);
         drop(flood);
     }
 
     #[test]
     fn a_peer_that_named_a_key_survives_a_flood() {
         for shown in [Evidence::TlsHello, Evidence::SenderName, Evidence::KeyName, Evidence::Key] {
-            let strangers = strangers(100, 8);
-            let mut named = strangers.enter(from("192.0.2.1"));
+            let connections = connections(100, 8);
+            let mut named = connections.enter(from("192.0.2.1"));
             PeerEvidence::of(&named).record(shown);
-            let flood: Vec<_> = (0..10_000).map(|_| strangers.enter(from("192.0.2.1"))).collect();
+            let flood: Vec<_> = (0..10_000).map(|_| connections.enter(from("192.0.2.1"))).collect();
             assert!(!is_lost(&mut named), "{shown:?}");
             drop(flood);
         }

@@ -10,7 +10,7 @@ use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs};
 
 use crate::config::{CollectorSettings, HostPort, ReceiverSettings, Report, SourceAddress};
-use crate::host::{DaemonError, Privilege};
+use crate::host::{DaemonError, Privilege, resolve_cause};
 use crate::receiver::output::{ProbeOutcome, probe};
 use crate::receiver::source_check::texts::IpFamily;
 use crate::status::serving_process;
@@ -114,7 +114,7 @@ impl CheckFindings {
             match found {
                 Ok(Some(address)) => groups.add(with_any_port(address), vec![name.to_string()]),
                 Ok(None) => self.warnings.push(texts::unresolved(name, "the name has no address")),
-                Err(error) => self.warnings.push(texts::unresolved(name, &error.to_string())),
+                Err(error) => self.warnings.push(texts::unresolved(name, &resolve_cause(&error))),
             }
         }
         groups

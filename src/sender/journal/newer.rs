@@ -39,7 +39,7 @@ pub(crate) fn move_away(path: &Path) -> io::Result<Option<(PathBuf, char)>> {
         return Ok(None);
     };
     let place = kept_paths(path).find(|place| !place.exists()).ok_or_else(|| {
-        let text = format!("{KEPT_MAX} journals of newer versions are kept already: move them away");
+        let text = format!("{KEPT_MAX} receive journals of newer versions are kept already: move them away");
         io::Error::new(io::ErrorKind::AlreadyExists, text)
     })?;
     atomic_file::rename(path, &place)?;

@@ -1,8 +1,8 @@
 //! Recovers the previous run: the spool, the ring of the receive journal, and the numbering.
 //!
 //! The receive journal shows which positions were assigned, if the machine was not rebooted since. Otherwise
-//! the `stream` file shows it, if the last run stopped in order. Otherwise the numbering skips so far ahead
-//! that no position can be assigned twice, and the skipped range is an `unused` gap.
+//! the `stream` file shows it, if the last run ended with an orderly stop. Otherwise the numbering skips so
+//! far ahead that no position can be assigned twice, and the skipped range is an `unused` gap.
 
 pub(crate) mod error;
 mod lost_journal;

@@ -45,7 +45,7 @@ fn shows_payload(directory: &tempfile::TempDir) -> bool {
     files(directory.path()).values().any(|bytes| bytes.windows(16).any(is_payload))
 }
 
-/// Runs with these keys, puts `batches` batches into one segment and stops in order.
+/// Runs with these keys, puts `batches` batches into one segment, and ends with an orderly stop.
 fn run_with(directory: &tempfile::TempDir, keys: SpoolKeys, batches: u64) {
     let mut run = start_with(directory, policy(), keys).unwrap();
     push(&mut run, batches, 300);

@@ -115,7 +115,10 @@ fn encryption_loses_no_unencrypted_journal() {
     kill(run);
     let sealing = || Arc::new(SpoolKeys::sealing(spool_key('1'), []));
     let refusal = recover(directory.path(), None, policy(), &sealing()).unwrap_err().to_string();
-    assert!(refusal.contains("start once without spool.encrypt and stop in order"), "{refusal}");
+    assert!(
+        refusal.contains("start once without spool.encrypt: an orderly stop then moves them"),
+        "{refusal}"
+    );
     let run = start(&directory, policy());
     assert_eq!(drain(&run.queue, Position(0)), [0, 1, 2]);
     spool_all(&run, policy());

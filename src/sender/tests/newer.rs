@@ -17,8 +17,8 @@ fn ten_to_a_segment() -> Policy {
     Policy { rotate_size: 11_000, ..policy() }
 }
 
-/// Creates a spool of `BATCHES` batches in three segments, stopped in order. Returns it and the file of its
-/// first segment.
+/// Creates a spool of `BATCHES` batches in three segments, after an orderly stop. Returns it and the file of
+/// its first segment.
 fn stopped() -> (tempfile::TempDir, std::path::PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, ten_to_a_segment());
@@ -149,7 +149,7 @@ fn an_unmovable_newer_journal_is_not_touched() {
     let before = std::fs::read(&path).unwrap();
     let mut run = start(&directory, policy());
     let reason = run.location.why_in_memory().unwrap();
-    assert!(reason.contains("9 journals of newer versions are kept already"), "{reason}");
+    assert!(reason.contains("9 receive journals of newer versions are kept already"), "{reason}");
     push(&mut run, 2, 100);
     assert!(std::fs::read(&path).unwrap() == before, "not a byte was changed");
 }

@@ -167,7 +167,7 @@ fn copy_files(from: &Path, to: &Path, with_journal: bool) {
     }
 }
 
-/// A spool that delivered numbers 0 to 9 and stopped in order with 10 to 14 queued, and its receiver.
+/// A spool after an orderly stop, with numbers 0 to 9 delivered and 10 to 14 queued, and its receiver.
 fn stopped() -> (Life, Model) {
     let (mut life, mut model) = (Life::new(), Model::default());
     life.receive(0..10);

@@ -14,7 +14,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use crate::config::SenderProtection;
 use crate::host::secure_stream::{HandshakeError, SecureStream, run_handshake};
-use crate::host::{KeyReader, TlsFileError, read_sender_tls};
+use crate::host::{KeyReader, TlsFileError, read_sender_tls, resolve_cause};
 use crate::limits::DIAL_PATIENCE;
 
 /// The protection of connections to receivers.
@@ -130,20 +130,6 @@ fn connect_cause(error: &io::Error) -> String {
             format!("{error}: check the route and the firewall")
         }
         _ => format!("cannot connect: {error}"),
-    }
-}
-
-/// Names the cause of a failed name resolution. The resolver has no error codes here, only the texts of
-/// `gai_strerror`.
-fn resolve_cause(error: &io::Error) -> String {
-    let text = error.to_string();
-    let has = |part: &str| text.contains(part);
-    if has("Name or service not known") || has("No address associated") || has("Name does not resolve") {
-        "no such host".to_owned()
-    } else if has("Temporary failure") || has("Try again") {
-        "name server did not answer".to_owned()
-    } else {
-        text
     }
 }
 

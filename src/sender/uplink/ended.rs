@@ -19,15 +19,15 @@ pub(crate) enum SessionEnd {
     Goodbye,
     #[error("{0}")]
     Stream(#[from] StreamError),
-    #[error("the receiver refuses: {0}")]
+    #[error("rejected by the receiver: {0}")]
     Refused(String),
     /// As `Refused`, but the receiver may accept the stream within
     /// [`REFUSED_FOR_NOW_DELAY_MAX`](crate::limits::REFUSED_FOR_NOW_DELAY_MAX).
-    #[error("the receiver refuses: {0}")]
+    #[error("rejected by the receiver: {0}")]
     RefusedForNow(String),
     #[error("{}", session_error(.0))]
     Session(#[from] SessionError),
-    #[error("the receiver refuses: {0}")]
+    #[error("rejected by the receiver: {0}")]
     Superseded(String),
     #[error(
         "the receiver has datagrams of this stream that this spool never sent: it was restored from a \

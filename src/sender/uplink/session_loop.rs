@@ -322,7 +322,7 @@ impl<'a> SessionLoop<'a> {
         let Connection { session, stream, .. } = connection;
         let received = transfer(session, stream, ready, &mut [0; READ_SIZE])?;
         if received != Received::Nothing {
-            self.stall.heard(Instant::now().into_std());
+            self.stall.note_bytes(Instant::now().into_std());
         }
         if received == Received::End { Err(SessionEnd::Closed) } else { Ok(()) }
     }

@@ -19,7 +19,7 @@ use crate::limits::HEARTBEATS_UNACKNOWLEDGED;
 pub(crate) struct StallDetector {
     heartbeat: Duration,
     /// The time of the last bytes from the receiver.
-    heard: Instant,
+    last_bytes_at: Instant,
     /// Since when TCP acknowledged nothing new, and the bytes acknowledged until then.
     since: Option<(Instant, u64)>,
     /// TCP retransmitted a segment or could not send one, as of the last check.
@@ -33,16 +33,16 @@ const CHECK_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
 impl StallDetector {
     pub(crate) fn new(heartbeat: Duration, now: Instant) -> Self {
-        Self { heartbeat, heard: now, since: None, is_retransmitting: false, next_check: now }
+        Self { heartbeat, last_bytes_at: now, since: None, is_retransmitting: false, next_check: now }
     }
 
     /// Notes bytes from the receiver. After a longer silence than heartbeats explain, the path was down in
     /// both directions, and the time before does not count.
-    pub(crate) fn heard(&mut self, now: Instant) {
+    pub(crate) fn note_bytes(&mut self, now: Instant) {
         if self.is_silent(now) {
             self.since = None;
         }
-        self.heard = now;
+        self.last_bytes_at = now;
     }
 
     /// Notes an acknowledgement of the receiver, which ends a stall.
@@ -93,7 +93,7 @@ impl StallDetector {
     }
 
     fn is_silent(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.heard) > self.heartbeat * 3 / 2
+        now.saturating_duration_since(self.last_bytes_at) > self.heartbeat * 3 / 2
     }
 }
 
@@ -123,7 +123,7 @@ mod tests {
         (0..seconds).find(|second| {
             let now = began + Duration::from_secs(*second);
             if second % 5 == 0 && hears(*second) {
-                detector.heard(now);
+                detector.note_bytes(now);
             }
             detector.observe(look(*second), now);
             detector.is_stalled(now)
@@ -174,7 +174,7 @@ mod tests {
         detector.observe(tcp(7, 1, 0), now);
         detector.acknowledged();
         let later = now + 20 * HEARTBEAT;
-        detector.heard(later);
+        detector.note_bytes(later);
         assert_eq!(detector.explains_end(later), None);
     }
 

@@ -56,7 +56,7 @@ impl Collector for SenderStatus {
         )?;
         metrics.gauge(
             "damaged_bytes",
-            "Bytes of copies of damaged parts of the spool",
+            "Bytes of copies of damaged pieces of the spool",
             signed(self.damaged.bytes),
         )?;
         metrics.gauge(

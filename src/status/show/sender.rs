@@ -39,7 +39,7 @@ fn kept(status: &SenderStatus) -> String {
     };
     let kinds: [(&str, KeptFiles, &str); 2] = [
         ("newer", status.newer, "written by a newer version, not sent by this one"),
-        ("damaged", status.damaged, "copies of damaged parts of the spool"),
+        ("damaged", status.damaged, "copies of damaged pieces of the spool"),
     ];
     kinds.into_iter().filter_map(line).collect()
 }
@@ -59,8 +59,11 @@ fn link_sentence(status: &SenderStatus) -> String {
             format!("connected to {receiver}{protection}{}{reason}", segments.unwrap_or_default())
         }
         LinkState::Connecting => format!("connecting to {receiver}{reason}"),
+        LinkState::Waiting if status.receiver.is_some() => {
+            format!("not connected to {receiver}{retry}{reason}")
+        }
         LinkState::Waiting => format!("waiting{retry}{reason}"),
-        LinkState::Refused => format!("refused by {receiver}{retry}{reason}"),
+        LinkState::Refused => format!("rejected by {receiver}{retry}{reason}"),
     }
 }
 

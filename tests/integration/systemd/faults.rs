@@ -95,7 +95,7 @@ fn a_kill_with_an_invalid_config_loses_nothing() {
     exporters.send(10);
     site.wait_connected();
     collector.wait_for(10, Duration::from_secs(20));
-    // With the longest `sync-after` the queued datagrams stay in the intake in memory.
+    // With the longest `sync-after` the queued datagrams stay in the receive journal in memory.
     site.edge.write("/etc/nf-sender/nf-sender.toml.d/memory.toml", "[spool]\nsync-after = \"1h\"\n");
     site.edge.sh("systemctl reload nf-sender");
     site.center.sh("systemctl stop nf-receiver.socket nf-receiver");

@@ -119,7 +119,7 @@ fn a_reload_applies_collectors_keys_and_limits() {
     site.edge.sh_with("nf-sender join -", &token);
     exporters.send(100);
     second.wait_for(200, Duration::from_secs(20));
-    site.edge.wait_journal("nf-sender", &["reloaded: receivers, keys and times of the uplink"]);
+    site.edge.wait_journal("nf-sender", &["reloaded: receivers, keys and timing of the uplink"]);
 
     assert_eq!(site.edge.property("nf-sender", "NRestarts"), "0");
     assert_eq!(count(&site.edge.status("nf-sender").unwrap(), "/received/datagrams"), 300);

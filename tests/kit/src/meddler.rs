@@ -41,7 +41,7 @@ pub struct Meddler {
 struct MeddlerState {
     armed: Option<(Side, Trick)>,
     /// Every part that either side sent, over all connections.
-    heard: Vec<(Side, Vec<u8>)>,
+    seen: Vec<(Side, Vec<u8>)>,
 }
 
 impl Meddler {
@@ -82,9 +82,9 @@ impl Meddler {
     }
 
     /// Returns the parts that `side` has sent so far.
-    pub fn heard(&self, side: Side) -> Vec<Vec<u8>> {
+    pub fn seen(&self, side: Side) -> Vec<Vec<u8>> {
         let shared = self.shared.lock().unwrap();
-        shared.heard.iter().filter(|(of, _)| *of == side).map(|(_, part)| part.clone()).collect()
+        shared.seen.iter().filter(|(of, _)| *of == side).map(|(_, part)| part.clone()).collect()
     }
 }
 
@@ -112,7 +112,7 @@ fn pass_on(
         is_first = false;
         let trick = {
             let mut shared = shared.lock().unwrap();
-            shared.heard.push((side, part.clone()));
+            shared.seen.push((side, part.clone()));
             match shared.armed {
                 Some((armed, trick)) if armed == side => {
                     shared.armed = None;

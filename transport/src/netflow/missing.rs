@@ -17,7 +17,7 @@ use core::cmp::Reverse;
 
 pub(super) use copies::Copies;
 pub(super) use group::Ways;
-pub(super) use track::Heard;
+pub(super) use track::Seen;
 pub use unusable::Unusable;
 
 use crate::limits::SEQUENCE_HOLES;
@@ -67,18 +67,18 @@ impl Missing {
 
     /// Starts again after the last number with all ways of counting, and with `missing` units that are known
     /// to be missing.
-    pub(super) fn restarted(&self, missing: u64, heard: Heard) -> Self {
+    pub(super) fn restarted(&self, missing: u64, seen: Seen) -> Self {
         let mut restarted = Self::starting_at(self.format, missing);
         let (number, is_higher) = self.number;
         // After a late datagram, the numbers before the next one would seem to be missing.
         if let Some(contents) = self.last.filter(|_| is_higher) {
-            restarted.follow(number, &contents, heard);
+            restarted.follow(number, &contents, seen);
         }
         restarted
     }
 
     /// Follows a datagram with `number`. Returns the ways by which that number was expected.
-    pub(super) fn follow(&mut self, number: u32, contents: &Contents, heard: Heard) -> Ways {
+    pub(super) fn follow(&mut self, number: u32, contents: &Contents, seen: Seen) -> Ways {
         let ways = Way::all(self.format);
         self.number = (number, number.wrapping_sub(self.number.0) <= u32::MAX / 2);
         if self.last != Some(*contents) {
@@ -91,21 +91,21 @@ impl Missing {
         // Otherwise ways that need no templates would take the lead.
         let is_scored = ways.first().is_some_and(is_known);
         let mut fitting = Ways::default();
-        let mut heard_of_believed = (Fit::Unknown, 0);
+        let mut seen_of_believed = (Fit::Unknown, 0);
         for (index, group) in self.groups.iter_mut().enumerate() {
             let Some(way) = group.ways.first().and_then(|place| ways.get(place)) else { continue };
             let place = way.place(number, contents);
-            let fit = group.counter.follow(place, heard, most);
+            let fit = group.counter.follow(place, seen, most);
             let fits = fit == Fit::Yes || fit == Fit::Unknown && is_known(way);
             group.fits += i64::from(is_scored && fits) - i64::from(fit == Fit::Stray);
             if fit == Fit::Yes {
                 fitting.add(group.ways);
             }
             if Some(index) == believed {
-                heard_of_believed = (fit, place.len());
+                seen_of_believed = (fit, place.len());
             }
         }
-        self.judge(heard_of_believed.0, heard_of_believed.1);
+        self.judge(seen_of_believed.0, seen_of_believed.1);
         self.rule_out();
         fitting
     }
@@ -154,12 +154,12 @@ impl Missing {
         })
     }
 
-    /// True if `number` is close to those that were heard.
-    pub(super) fn is_near(&self, number: u32, heard: Heard) -> bool {
-        self.any_run(|_, offset, counter| counter.is_near(number.wrapping_sub(offset), heard))
+    /// True if `number` is close to those that were seen.
+    pub(super) fn is_near(&self, number: u32, seen: Seen) -> bool {
+        self.any_run(|_, offset, counter| counter.is_near(number.wrapping_sub(offset), seen))
     }
 
-    /// Number of times that a run continued after another one had been heard, by the believed way.
+    /// Number of times that a run continued after another one had been seen, by the believed way.
     pub(super) fn returns(&self) -> u32 {
         self.believed().map_or(0, |(group, _)| group.counter.returns())
     }

@@ -24,7 +24,7 @@ use crate::netflow::table::host::{Host, HostKey};
 /// [`EXPORTERS_PER_ADDRESS`](crate::limits::EXPORTERS_PER_ADDRESS) of each address.
 #[derive(Debug)]
 pub struct ExporterTable {
-    /// From the host heard last to the host that was silent longest. `exporters` bounds it, not a capacity.
+    /// From the host seen last to the host that was silent longest. `exporters` bounds it, not a capacity.
     /// The hasher resists senders that choose their addresses so that hashes collide.
     hosts: LruCache<HostKey, Host, RandomState>,
     exporters: usize,
@@ -132,14 +132,14 @@ impl ExporterTable {
         self.sequence_bytes
     }
 
-    /// The figures of all exporters, host by host, from the host that was silent longest to the one heard
+    /// The figures of all exporters, host by host, from the host that was silent longest to the one seen
     /// last.
     pub fn figures(&self) -> impl Iterator<Item = ExporterFigures> {
         self.hosts.iter().rev().flat_map(|(_, host)| host.figures())
     }
 }
 
-/// The host that was heard last. Costs no look-up.
+/// The host that was seen last. Costs no look-up.
 fn newest(hosts: &mut LruCache<HostKey, Host, RandomState>) -> Option<&mut Host> {
     hosts.iter_mut().next().map(|(_, host)| host)
 }

@@ -72,7 +72,7 @@ pub enum ChannelError {
     /// A record is not authentic.
     #[error(
         "record {0} of the encrypted connection failed authentication: it was changed, repeated, reordered \
-         or removed on the way"
+         or removed on the path"
     )]
     Forged(u64),
     /// A record is shorter than its tag.
@@ -353,7 +353,7 @@ fn open_tls(
     Ok(())
 }
 
-/// Passes on all plaintext that TLS has decrypted.
+/// Passes on all data that TLS has decrypted.
 fn read_plain(connection: &mut rustls::Connection, take: &mut impl FnMut(&[u8])) -> Result<(), ChannelError> {
     let mut payload = vec![0; TLS_PAYLOAD_MAX];
     loop {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::datagram::{BootTime, Moment};
 use crate::sequence::Position;
 
-/// Delay after a failed creation of a file until the next try, while batches have another place.
+/// Delay after a failed creation of a file until the retry, while batches have another place.
 const CREATE_AGAIN: Duration = Duration::from_secs(1);
 
 /// The segment that batches are appended to.

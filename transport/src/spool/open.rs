@@ -358,7 +358,7 @@ impl<D: Disk> Opened<D> {
         Ok(())
     }
 
-    /// Finds the end of the last segment. A torn tail is copied to `damaged/` and cut off.
+    /// Finds the end of the last segment. An incomplete batch there is copied to `damaged/` and cut off.
     fn find_end(&mut self, first: Position, entry: &FileEntry) -> io::Result<(Position, u64)> {
         let file = self.spool.disk.open(&entry.name)?;
         let mut reader = SegmentReader::new(file, self.spool.stream, first, Position(u64::MAX), entry.size);
@@ -375,7 +375,7 @@ impl<D: Disk> Opened<D> {
             if let Err(error) = copy_damaged {
                 tracing::warn!(
                     %error,
-                    "cannot copy the torn end of the segment {:?} to 'damaged': {error}",
+                    "cannot copy the incomplete batch at the end of the segment {:?} to 'damaged': {error}",
                     entry.name
                 );
             }

@@ -14,7 +14,7 @@ use crate::receiver::output::OutputName;
 use crate::receiver::state::templates::usage::{MemoryKind, MemoryUsage};
 
 /// Learns templates and options data as datagrams of one sender are sent to one collector, or skipped for it.
-/// So it knows the definitions in force at that collector's position in the stream, independent of other
+/// So it knows the definitions in force at that collector's offset in the stream, independent of other
 /// collectors.
 pub(crate) struct TemplateLearner {
     sender: SenderId,

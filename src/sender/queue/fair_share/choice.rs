@@ -25,7 +25,7 @@ const EXEMPT_FOR: Duration = Duration::from_secs(60);
 /// Segments that are not read or thinned.
 #[derive(Debug, Default)]
 pub(super) struct ExemptSegments {
-    /// Segments that are not readable or of which too little could be dropped, and the time of the next try.
+    /// Segments that are not readable or of which too little could be dropped, and the time of the retry.
     /// Damaged ones have none.
     until: BTreeMap<Position, Option<Instant>>,
     /// Segments that a newer version wrote.

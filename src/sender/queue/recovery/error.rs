@@ -40,7 +40,7 @@ pub(crate) enum RecoveryError {
     /// The spool directory holds unencrypted datagrams of an earlier run, although encryption is required.
     #[error(
         "{}: an earlier run without spool.encrypt left datagrams in this file: start once without \
-         spool.encrypt and stop in order, which moves them; nothing was changed",
+         spool.encrypt: an orderly stop then moves them; nothing was changed",
         path.display()
     )]
     UnencryptedJournal {

@@ -62,8 +62,8 @@ fn the_link_sentence_has_state_retry_and_reason() {
     };
     let receiver = Some("a.example.net:2055");
     assert_eq!(
-        sentence(LinkState::Waiting, Some(9), "connection refused", None),
-        "waiting, retry in 9 s: connection refused"
+        sentence(LinkState::Waiting, Some(9), "connection refused", receiver),
+        "not connected to a.example.net:2055, retry in 9 s: connection refused"
     );
     assert_eq!(
         sentence(LinkState::Waiting, None, "no receiver is configured", None),
@@ -81,7 +81,7 @@ fn the_link_sentence_has_state_retry_and_reason() {
     );
     assert_eq!(
         sentence(LinkState::Refused, Some(243), "keys differ", receiver),
-        "refused by a.example.net:2055, retry in 243 s: keys differ"
+        "rejected by a.example.net:2055, retry in 243 s: keys differ"
     );
 }
 
@@ -161,7 +161,7 @@ fn files_outside_the_queue_have_their_own_lines() {
         text.contains("\nnewer/: 2 files, 2.9 MiB: written by a newer version, not sent by this one\n"),
         "{text}"
     );
-    assert!(text.contains("\ndamaged/: 1 file, 68.4 KiB: copies of damaged parts of the spool\n"), "{text}");
+    assert!(text.contains("\ndamaged/: 1 file, 68.4 KiB: copies of damaged pieces of the spool\n"), "{text}");
     let line = "\nreceive journal: in memory only, so kill -9 would lose datagrams: /run/nf-sender/intake was \
                 truncated\n";
     assert!(text.contains(line), "{text}");

@@ -10,11 +10,11 @@
 //! | after a long gap | after a loss if the next numbers continue it, the old run does not continue, and the amount could be sent in the elapsed time; else of another run |
 //! | in a gap | late |
 //! | before the first one | late if the next numbers are in any order, a restart if they are consecutive |
-//! | heard before, with other contents | of another run |
+//! | seen before, with other contents | of another run |
 
 use crate::limits::{EXPORTER_RATE_MAX, JUMP_RATE_FACTOR_MAX, SEQUENCE_RUNS, SEQUENCE_WINDOW};
 use crate::netflow::missing::holes::NumberRange;
-use crate::netflow::missing::track::{Confirmation, Heard, Jump, Relation, Track};
+use crate::netflow::missing::track::{Confirmation, Jump, Relation, Seen, Track};
 use crate::netflow::missing::way::DatagramRange;
 
 /// Numbers that have to follow the first one of a run before it counts.
@@ -23,19 +23,19 @@ const CONFIRMED_AFTER: u8 = 2;
 /// Numbers that have to follow the first one if all datagrams of the run may be late.
 const LATE_CONFIRMED_AFTER: u8 = 5;
 
-/// A run may jump over a gap of at most this many units if another run has heard the number.
+/// A run may jump over a gap of at most this many units if another run has seen the number.
 const GAP_NEXT_TO_ANOTHER: u64 = 64;
 
 /// The fit of a number to those before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fit {
-    /// It is adjacent to a number that was heard.
+    /// It is adjacent to a number that was seen.
     Yes,
     /// It is after a gap.
     No,
     /// It belongs to no known run.
     Stray,
-    /// It is adjacent to none, and before others that were heard.
+    /// It is adjacent to none, and before others that were seen.
     Reordered,
     /// No number was expected.
     Unknown,
@@ -44,7 +44,7 @@ pub(super) enum Fit {
 /// The runs of numbers of one exporter.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SequenceCounter {
-    /// At most [`SEQUENCE_RUNS`], from the one heard last to the one silent longest.
+    /// At most [`SEQUENCE_RUNS`], from the one seen last to the one silent longest.
     tracks: Vec<Track>,
     /// Missing units of runs that are no longer followed.
     settled: u64,
@@ -55,24 +55,24 @@ pub(super) struct SequenceCounter {
 
 impl SequenceCounter {
     /// Follows a datagram at `place`. At most `most` holes of each run stay open.
-    pub(super) fn follow(&mut self, place: DatagramRange, heard: Heard, most: usize) -> Fit {
+    pub(super) fn follow(&mut self, place: DatagramRange, seen: Seen, most: usize) -> Fit {
         self.datagrams = self.datagrams.wrapping_add(1);
         if let [track] = self.tracks.as_mut_slice()
             && let Some(start) = place.start
             && track.next() == Some(start)
         {
             track.touch(self.datagrams);
-            track.go_on(0, place.end, heard, most);
+            track.go_on(0, place.end, seen, most);
             return Fit::Yes;
         }
         self.retire_silent();
         match (place.start, place.end) {
-            (Some(start), end) => self.follow_start(start, end, heard, most),
-            (None, end) => self.go_on_to(end, heard),
+            (Some(start), end) => self.follow_start(start, end, seen, most),
+            (None, end) => self.go_on_to(end, seen),
         }
     }
 
-    /// True if nothing was heard.
+    /// True if nothing was seen.
     pub(super) fn is_empty(&self) -> bool {
         self.tracks.is_empty()
     }
@@ -86,7 +86,7 @@ impl SequenceCounter {
             .fold(self.settled, u64::saturating_add)
     }
 
-    /// Number of times that a run continued after another one had been heard, at most one for each run.
+    /// Number of times that a run continued after another one had been seen, at most one for each run.
     pub(super) fn returns(&self) -> u32 {
         self.returns
     }
@@ -102,8 +102,8 @@ impl SequenceCounter {
     }
 
     /// True if `number` is close to the numbers of a run.
-    pub(super) fn is_near(&self, number: u32, heard: Heard) -> bool {
-        self.tracks.iter().any(|track| track.is_near(number, heard))
+    pub(super) fn is_near(&self, number: u32, seen: Seen) -> bool {
+        self.tracks.iter().any(|track| track.is_near(number, seen))
     }
 
     /// Bytes of runs, without their holes.
@@ -126,27 +126,27 @@ impl SequenceCounter {
         self.tracks.iter_mut().for_each(Track::close_holes);
     }
 
-    fn follow_start(&mut self, start: u32, end: Option<u32>, heard: Heard, most: usize) -> Fit {
-        match self.choose(start, end, heard) {
-            None => self.begin(start, end, heard),
-            Some((index, Relation::Early(_))) => self.note_early(index, start, end, heard, most),
-            Some((index, relation)) => self.apply(index, relation, start, end, heard, most),
+    fn follow_start(&mut self, start: u32, end: Option<u32>, seen: Seen, most: usize) -> Fit {
+        match self.choose(start, end, seen) {
+            None => self.begin(start, end, seen),
+            Some((index, Relation::Early(_))) => self.note_early(index, start, end, seen, most),
+            Some((index, relation)) => self.apply(index, relation, start, end, seen, most),
         }
     }
 
     /// The run to which a datagram belongs, and its position there.
-    fn choose(&self, start: u32, end: Option<u32>, heard: Heard) -> Option<(usize, Relation)> {
+    fn choose(&self, start: u32, end: Option<u32>, seen: Seen) -> Option<(usize, Relation)> {
         let relations = || self.tracks.iter().map(|track| track.relation(start, end));
-        let is_heard = || {
+        let is_seen = || {
             let mut pairs = self.tracks.iter().zip(relations());
-            pairs.any(|(track, relation)| track.is_confirmed() && relation == Relation::Heard)
+            pairs.any(|(track, relation)| track.is_confirmed() && relation == Relation::Seen)
         };
         let ranked =
             self.tracks.iter().zip(relations()).enumerate().filter_map(|(index, (track, relation))| {
                 let tentative = u8::from(!track.is_confirmed());
                 let plausible = |by: u32| {
                     let gap = u64::from(by);
-                    gap <= track.plausible_jump(heard) && (gap <= GAP_NEXT_TO_ANOTHER || !is_heard())
+                    gap <= track.plausible_jump(seen) && (gap <= GAP_NEXT_TO_ANOTHER || !is_seen())
                 };
                 let rank = match relation {
                     Relation::Next => (tentative, 0),
@@ -167,7 +167,7 @@ impl SequenceCounter {
         relation: Relation,
         start: u32,
         end: Option<u32>,
-        heard: Heard,
+        seen: Seen,
         most: usize,
     ) -> Fit {
         let datagrams = self.datagrams;
@@ -176,19 +176,19 @@ impl SequenceCounter {
         track.touch(datagrams);
         let fit = match relation {
             Relation::Next => {
-                track.go_on(0, end, heard, most);
+                track.go_on(0, end, seen, most);
                 Fit::Yes
             }
             Relation::Ahead(gap) => {
-                track.go_on(gap, end, heard, most);
+                track.go_on(gap, end, seen, most);
                 Fit::No
             }
             Relation::AfterUnknown(_) => {
-                track.go_on_at(start, end, heard);
+                track.go_on_at(start, end, seen);
                 Fit::Unknown
             }
             Relation::Late => {
-                let ends = end.map_or(0, |end| track.fill(NumberRange { start, end }, heard, most));
+                let ends = end.map_or(0, |end| track.fill(NumberRange { start, end }, seen, most));
                 if ends > 0 { Fit::Yes } else { Fit::Reordered }
             }
             _ if end.is_none() => Fit::Unknown,
@@ -201,7 +201,7 @@ impl SequenceCounter {
         self.bring_to_front(index);
         match relation {
             Relation::Next => {
-                self.confirm(heard);
+                self.confirm(seen);
                 self.note_progress(most);
             }
             Relation::Ahead(_) | Relation::AfterUnknown(_) => self.note_progress(most),
@@ -211,12 +211,12 @@ impl SequenceCounter {
     }
 
     /// Handles a datagram from before the first one of the run at `index`.
-    fn note_early(&mut self, index: usize, start: u32, end: Option<u32>, heard: Heard, most: usize) -> Fit {
+    fn note_early(&mut self, index: usize, start: u32, end: Option<u32>, seen: Seen, most: usize) -> Fit {
         let Some(track) = self.tracks.get(index) else { return Fit::Unknown };
         let (id, is_confirmed) = (track.id, track.is_confirmed());
         let earlier = self.tracks.iter().position(|earlier| earlier.may_precede == Some(id));
         if is_confirmed && earlier.is_none() {
-            let fit = self.begin(start, end, heard);
+            let fit = self.begin(start, end, seen);
             if let Some(track) = self.tracks.first_mut() {
                 (track.may_precede, track.jump) = (Some(id), None);
             }
@@ -224,23 +224,23 @@ impl SequenceCounter {
         }
         // It does not follow the previous one: they were reordered.
         self.absorb_earlier(id, most);
-        match self.choose(start, end, heard) {
+        match self.choose(start, end, seen) {
             Some((index, Relation::Early(_))) => {
                 let datagrams = self.datagrams;
-                let earlier = Track::new(id, Confirmation::Confirmed, start, end, heard);
+                let earlier = Track::new(id, Confirmation::Confirmed, start, end, seen);
                 let Some(track) = self.tracks.get_mut(index) else { return Fit::Unknown };
                 track.touch(datagrams);
                 let is_next = earlier.is_followed_by(track);
                 track.prepend(&earlier, most);
                 if is_next { Fit::Yes } else { Fit::Reordered }
             }
-            Some((index, relation)) => self.apply(index, relation, start, end, heard, most),
-            None => self.begin(start, end, heard),
+            Some((index, relation)) => self.apply(index, relation, start, end, seen, most),
+            None => self.begin(start, end, seen),
         }
     }
 
     /// Begins a run.
-    fn begin(&mut self, start: u32, end: Option<u32>, heard: Heard) -> Fit {
+    fn begin(&mut self, start: u32, end: Option<u32>, seen: Seen) -> Fit {
         let (standing, fit) = if self.tracks.is_empty() {
             (Confirmation::Confirmed, Fit::Unknown)
         } else {
@@ -252,7 +252,7 @@ impl SequenceCounter {
                 _ => None,
             }
         });
-        let mut track = Track::new(self.next_id, standing, start, end, heard);
+        let mut track = Track::new(self.next_id, standing, start, end, seen);
         track.jump = from;
         track.touch(self.datagrams);
         self.next_id = self.next_id.wrapping_add(1);
@@ -262,20 +262,20 @@ impl SequenceCounter {
     }
 
     /// Continues with a datagram of which only the end of the range is known.
-    fn go_on_to(&mut self, end: Option<u32>, heard: Heard) -> Fit {
+    fn go_on_to(&mut self, end: Option<u32>, seen: Seen) -> Fit {
         let Some(end) = end else { return Fit::Unknown };
         if self.tracks.is_empty() {
-            return self.begin(end, Some(end), heard);
+            return self.begin(end, Some(end), seen);
         }
         let datagrams = self.datagrams;
         let ahead = self.tracks.iter_mut().find(|track| match track.relation(end, Some(end)) {
             Relation::Next => true,
-            Relation::Ahead(by) | Relation::AfterUnknown(by) => u64::from(by) <= track.plausible_jump(heard),
+            Relation::Ahead(by) | Relation::AfterUnknown(by) => u64::from(by) <= track.plausible_jump(seen),
             _ => false,
         });
         if let Some(track) = ahead {
             track.touch(datagrams);
-            track.go_on_to(end, heard);
+            track.go_on_to(end, seen);
         }
         Fit::Unknown
     }
@@ -286,13 +286,13 @@ impl SequenceCounter {
         }
     }
 
-    /// Counts a consecutive number of the run heard last, if that is not confirmed yet.
-    fn confirm(&mut self, heard: Heard) {
+    /// Counts a consecutive number of the run seen last, if that is not confirmed yet.
+    fn confirm(&mut self, seen: Seen) {
         let Some(track) = self.tracks.first() else { return };
         let Confirmation::Tentative(followed) = track.standing else { return };
         let enough = if track.may_precede.is_some() { LATE_CONFIRMED_AFTER } else { CONFIRMED_AFTER };
         let is_confirmed = followed + 1 >= enough;
-        let jump = track.jump.filter(|jump| self.is_possible(*jump, heard));
+        let jump = track.jump.filter(|jump| self.is_possible(*jump, seen));
         let Some(track) = self.tracks.first_mut() else { return };
         if is_confirmed {
             (track.standing, track.jump, track.may_precede) = (Confirmation::Confirmed, jump, None);
@@ -302,14 +302,14 @@ impl SequenceCounter {
     }
 
     /// True if a loss of this length is possible.
-    fn is_possible(&self, jump: Jump, heard: Heard) -> bool {
+    fn is_possible(&self, jump: Jump, seen: Seen) -> bool {
         let from = self.tracks.iter().find(|track| track.id == jump.from);
         from.is_some_and(|from| {
-            u64::from(jump.length) <= from.possible_jump(heard, JUMP_RATE_FACTOR_MAX, EXPORTER_RATE_MAX)
+            u64::from(jump.length) <= from.possible_jump(seen, JUMP_RATE_FACTOR_MAX, EXPORTER_RATE_MAX)
         })
     }
 
-    /// Applies the progress of the run heard last. Jumps from it were no losses, and adjacent runs are part
+    /// Applies the progress of the run seen last. Jumps from it were no losses, and adjacent runs are part
     /// of it.
     fn note_progress(&mut self, most: usize) {
         let Some(track) = self.tracks.first() else { return };
@@ -335,7 +335,7 @@ impl SequenceCounter {
         }
     }
 
-    /// Adds the tentative run that begins where the one heard last ends.
+    /// Adds the tentative run that begins where the one seen last ends.
     fn absorb_following(&mut self, most: usize) {
         let Some((track, others)) = self.tracks.split_first_mut() else { return };
         let follows = |other: &Track| !other.is_confirmed() && track.is_followed_by(other);

@@ -13,7 +13,7 @@ const FITS_OF: u32 = 16;
 
 /// Numbers also make sense if the missing units are at most this many times the received ones. With every
 /// second datagram lost, none fits.
-const MISSING_OF_HEARD: u64 = 8;
+const MISSING_OF_SEEN: u64 = 8;
 
 /// Numbers since the last judgement.
 #[derive(Clone, Copy, Debug, Default)]
@@ -22,8 +22,8 @@ pub(super) struct Judged {
     fits: u32,
     /// Numbers that followed no run.
     strays: u32,
-    /// Units heard.
-    heard: u64,
+    /// Units seen.
+    seen: u64,
     /// Units that were missing before.
     missing_before: u64,
     /// Numbers in a row that could not be judged.
@@ -54,7 +54,7 @@ impl Judged {
             return false;
         }
         self.unknown = 0;
-        self.heard += u64::from(units);
+        self.seen += u64::from(units);
         if fit == Fit::Reordered {
             return false;
         }
@@ -85,7 +85,7 @@ impl Judged {
 
     fn make_sense(&self, missing: u64) -> bool {
         let more_missing = missing.saturating_sub(self.missing_before);
-        let is_plausible = more_missing <= MISSING_OF_HEARD * self.heard && self.strays * 2 <= self.numbers;
+        let is_plausible = more_missing <= MISSING_OF_SEEN * self.seen && self.strays * 2 <= self.numbers;
         self.fits * FITS_OF >= self.numbers || is_plausible
     }
 }

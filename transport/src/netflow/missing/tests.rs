@@ -6,9 +6,9 @@ use super::*;
 use crate::datagram::{BootTime, Timestamp};
 
 /// A moment, in milliseconds.
-fn at(milliseconds: u64) -> Heard {
+fn at(milliseconds: u64) -> Seen {
     let boot = BootTime { elapsed: Duration::from_millis(milliseconds), ..BootTime::default() };
-    Heard { boot, arrival: Timestamp(0) }
+    Seen { boot, arrival: Timestamp(0) }
 }
 
 /// The contents of a NetFlow v9 datagram with this many records.
@@ -116,7 +116,7 @@ fn restarts_lose_nothing() {
 fn losses_before_and_after_a_restart_count() {
     assert_eq!(v9([500_000, 500_003, 0, 1, 2, 5]), Ok(4));
     let lossy = |number: &u32| number % 10 != 5;
-    assert_eq!(v9((0..100).filter(lossy).chain(1..40)), Ok(10), "at numbers that were heard before");
+    assert_eq!(v9((0..100).filter(lossy).chain(1..40)), Ok(10), "at numbers that were seen before");
     assert_eq!(v9((0..100).filter(lossy).chain((1..100).filter(lossy))), Ok(20));
     assert_eq!(v9((0..100).filter(lossy).chain((5_000_000..5_000_100).filter(lossy))), Ok(20));
 }
@@ -167,7 +167,7 @@ fn time_of_arrival_counts_while_ingest_waits() {
     let mut missing = Missing::new(ExportFormat::V9);
     for number in (0..1000_u32).chain(61_000..61_001) {
         let arrival = Timestamp(u64::from(number) * 10_000_000);
-        missing.follow(number, &records(1), Heard { arrival, ..at(1) });
+        missing.follow(number, &records(1), Seen { arrival, ..at(1) });
     }
     assert_eq!(missing.count(), Ok(60_000));
 }

@@ -15,12 +15,12 @@ const RATE_AFTER: Duration = Duration::from_secs(1);
 /// The moment at which a datagram was received, by both clocks. While ingest waits for room, only the time of
 /// arrival advances.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::netflow) struct Heard {
+pub(in crate::netflow) struct Seen {
     pub(in crate::netflow) boot: BootTime,
     pub(in crate::netflow) arrival: Timestamp,
 }
 
-impl Heard {
+impl Seen {
     /// The time since `earlier`, by the clock that shows more.
     pub(super) fn since(self, earlier: Self) -> Duration {
         let boot = self.boot.since(earlier.boot).unwrap_or_default();
@@ -43,8 +43,8 @@ pub(super) enum Relation {
     Ahead(u32),
     /// Before the first datagram, by this distance.
     Early(u32),
-    /// At a number inside the window that was heard before.
-    Heard,
+    /// At a number inside the window that was seen before.
+    Seen,
     /// None of these.
     Outside,
 }
@@ -75,11 +75,11 @@ pub(super) struct Track {
     pub(super) jump: Option<Jump>,
     /// The run whose beginning this one may be, if its datagrams are late.
     pub(super) may_precede: Option<u32>,
-    /// True once it has continued after another run was heard.
+    /// True once it has continued after another run was seen.
     pub(super) has_returned: bool,
     /// The count of datagrams of all runs at the last datagram of this one.
     pub(super) touched: usize,
-    /// The numbers from the lowest one heard to the one after the highest.
+    /// The numbers from the lowest one seen to the one after the highest.
     span: NumberRange,
     /// True if the datagram at the end of the span adds an unknown amount.
     is_open: bool,
@@ -88,13 +88,13 @@ pub(super) struct Track {
     datagrams: usize,
     /// Counted units, including lost ones.
     units: u64,
-    first_heard: Heard,
-    last_heard: Heard,
+    first_seen: Seen,
+    last_seen: Seen,
 }
 
 impl Track {
     /// A run that begins with a datagram at `start`.
-    pub(super) fn new(id: u32, standing: Confirmation, start: u32, end: Option<u32>, heard: Heard) -> Self {
+    pub(super) fn new(id: u32, standing: Confirmation, start: u32, end: Option<u32>, seen: Seen) -> Self {
         let span = NumberRange { start, end: end.unwrap_or(start) };
         Self {
             id,
@@ -109,8 +109,8 @@ impl Track {
             missing: 0,
             datagrams: 1,
             units: u64::from(span.len()),
-            first_heard: heard,
-            last_heard: heard,
+            first_seen: seen,
+            last_seen: seen,
         }
     }
 
@@ -143,12 +143,12 @@ impl Track {
         self.holes.close();
     }
 
-    /// True if `number` is close to those that were heard. The cost is independent of the number of open
+    /// True if `number` is close to those that were seen. The cost is independent of the number of open
     /// holes, because a datagram from an unknown port is compared with many exporters.
-    pub(super) fn is_near(&self, number: u32, heard: Heard) -> bool {
+    pub(super) fn is_near(&self, number: u32, seen: Seen) -> bool {
         let ahead = number.wrapping_sub(self.span.end);
         if ahead < AHEAD_MAX {
-            return u64::from(ahead) <= self.plausible_jump(heard);
+            return u64::from(ahead) <= self.plausible_jump(seen);
         }
         if self.spans(number) {
             return u64::from(self.span.end.wrapping_sub(number)) <= self.window();
@@ -177,7 +177,7 @@ impl Track {
         if self.spans(start) {
             return match (is_recent, start == end) {
                 (true, true) => Relation::Neutral,
-                (true, false) => Relation::Heard,
+                (true, false) => Relation::Seen,
                 (false, _) => Relation::Outside,
             };
         }
@@ -205,9 +205,9 @@ impl Track {
         u64::try_from(SEQUENCE_WINDOW).unwrap_or(u64::MAX) * self.units_per_datagram()
     }
 
-    /// The longest jump that is a loss without further evidence, for a datagram that was just `heard`.
-    pub(super) fn plausible_jump(&self, heard: Heard) -> u64 {
-        let at_rate = self.units_in(heard.since(self.last_heard)).unwrap_or_default();
+    /// The longest jump that is a loss without further evidence, for a datagram that was just `seen`.
+    pub(super) fn plausible_jump(&self, seen: Seen) -> u64 {
+        let at_rate = self.units_in(seen.since(self.last_seen)).unwrap_or_default();
         at_rate.saturating_mul(JUMP_RATE_FACTOR).saturating_add(JUMP_DATAGRAMS * self.units_per_datagram())
     }
 
@@ -224,15 +224,15 @@ impl Track {
     /// The time from the first datagram to the last one. The shorter time of both clocks: one may have been
     /// set meanwhile.
     fn lasted(&self) -> Duration {
-        let boot = self.last_heard.boot.since(self.first_heard.boot).unwrap_or_default();
-        let arrival = self.last_heard.arrival.since(self.first_heard.arrival);
+        let boot = self.last_seen.boot.since(self.first_seen.boot).unwrap_or_default();
+        let arrival = self.last_seen.arrival.since(self.first_seen.arrival);
         if boot.is_zero() || arrival.is_zero() { boot.max(arrival) } else { boot.min(arrival) }
     }
 
     /// The longest jump that is a loss if the run does not continue where it was: the possible amount in the
-    /// time before `heard`. If its rate is unknown, `datagrams` datagrams a second are possible.
-    pub(super) fn possible_jump(&self, heard: Heard, factor: u64, datagrams: u64) -> u64 {
-        let time = heard.since(self.last_heard).max(RATE_AFTER);
+    /// time before `seen`. If its rate is unknown, `datagrams` datagrams a second are possible.
+    pub(super) fn possible_jump(&self, seen: Seen, factor: u64, datagrams: u64) -> u64 {
+        let time = seen.since(self.last_seen).max(RATE_AFTER);
         let possible = match self.units_in(time) {
             Some(units) => units.saturating_mul(factor),
             None => datagrams.saturating_mul(self.units_per_datagram()).saturating_mul(time.as_secs()),
@@ -241,26 +241,26 @@ impl Track {
     }
 
     /// Continues with a datagram after a gap of `gap`, which may be 0.
-    pub(super) fn go_on(&mut self, gap: u32, end: Option<u32>, heard: Heard, most: usize) {
+    pub(super) fn go_on(&mut self, gap: u32, end: Option<u32>, seen: Seen, most: usize) {
         let before = self.span.end;
         let start = before.wrapping_add(gap);
         self.missing = self.missing.saturating_add(u64::from(gap));
         self.holes.open(NumberRange { start: before, end: start }, self.touched, most);
-        self.move_end(start, end, heard);
+        self.move_end(start, end, seen);
     }
 
     /// Continues with a datagram at `start` after one of unknown contents. A gap between them stays
     /// undetected.
-    pub(super) fn go_on_at(&mut self, start: u32, end: Option<u32>, heard: Heard) {
-        self.move_end(start, end, heard);
+    pub(super) fn go_on_at(&mut self, start: u32, end: Option<u32>, seen: Seen) {
+        self.move_end(start, end, seen);
     }
 
     /// Continues with a datagram of unknown contents that ends at `end`.
-    pub(super) fn go_on_to(&mut self, end: u32, heard: Heard) {
-        self.move_end(end, Some(end), heard);
+    pub(super) fn go_on_to(&mut self, end: u32, seen: Seen) {
+        self.move_end(end, Some(end), seen);
     }
 
-    fn move_end(&mut self, start: u32, end: Option<u32>, heard: Heard) {
+    fn move_end(&mut self, start: u32, end: Option<u32>, seen: Seen) {
         let reached = end.unwrap_or(start);
         self.units += u64::from(reached.wrapping_sub(self.span.end));
         self.span.end = reached;
@@ -268,23 +268,23 @@ impl Track {
         if self.span.len() >= AHEAD_MAX / 2 {
             self.span.start = reached.wrapping_sub(AHEAD_MAX / 2);
         }
-        self.note_datagram(heard);
+        self.note_datagram(seen);
     }
 
     /// Fills a hole. Returns the number of its ends that the datagram reaches.
-    pub(super) fn fill(&mut self, range: NumberRange, heard: Heard, most: usize) -> u32 {
-        self.note_datagram(heard);
+    pub(super) fn fill(&mut self, range: NumberRange, seen: Seen, most: usize) -> u32 {
+        self.note_datagram(seen);
         let Some(ends) = self.holes.fill(range, self.touched, most) else { return 0 };
         self.missing = self.missing.saturating_sub(u64::from(range.len()));
         ends
     }
 
-    fn note_datagram(&mut self, heard: Heard) {
+    fn note_datagram(&mut self, seen: Seen) {
         self.datagrams = self.datagrams.saturating_add(1);
-        self.last_heard = heard;
+        self.last_seen = seen;
     }
 
-    /// Notes that `datagrams` datagrams of all runs were heard, and closes the holes that are too old by
+    /// Notes that `datagrams` datagrams of all runs were seen, and closes the holes that are too old by
     /// then.
     pub(super) fn touch(&mut self, datagrams: usize) {
         self.touched = datagrams;
@@ -310,7 +310,7 @@ impl Track {
         self.is_open = later.is_open;
         self.datagrams = self.datagrams.saturating_add(later.datagrams);
         self.units = self.units.saturating_add(later.units);
-        self.last_heard = later.last_heard;
+        self.last_seen = later.last_seen;
     }
 
     /// True if this run ends at or before the start of `later`, and is not open.

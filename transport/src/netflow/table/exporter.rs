@@ -5,7 +5,7 @@ use crate::flow_layout::FlowRun;
 use crate::netflow::Header;
 use crate::netflow::contents::Contents;
 use crate::netflow::export::{Export, ExportFormat, Source};
-use crate::netflow::missing::{Copies, Heard, Missing, Ways};
+use crate::netflow::missing::{Copies, Missing, Seen, Ways};
 use crate::netflow::record_lengths::RecordLengths;
 
 /// The counters of one exporter.
@@ -59,8 +59,8 @@ impl<'a> Arrived<'a> {
         self.datagram.exporter.port()
     }
 
-    pub(super) fn heard(&self) -> Heard {
-        Heard { boot: self.now, arrival: self.datagram.arrival }
+    pub(super) fn seen(&self) -> Seen {
+        Seen { boot: self.now, arrival: self.datagram.arrival }
     }
 }
 
@@ -69,7 +69,7 @@ impl<'a> Arrived<'a> {
 pub(super) struct Counted {
     pub(super) number: u32,
     pub(super) contents: Contents,
-    pub(super) heard: Heard,
+    pub(super) seen: Seen,
     /// The ways of counting by which its number was the expected one.
     pub(super) fitting: Ways,
 }
@@ -94,7 +94,7 @@ impl Exporter {
     /// True if a datagram from another port continues this count.
     pub(super) fn goes_on_with(&self, arrived: &Arrived<'_>) -> bool {
         let number = arrived.export.number;
-        self.missing.expects(number) || self.has_moved && self.missing.is_near(number, arrived.heard())
+        self.missing.expects(number) || self.has_moved && self.missing.is_near(number, arrived.seen())
     }
 
     /// Continues from another port.
@@ -121,8 +121,8 @@ impl Exporter {
             self.duplicates += 1;
             return None;
         }
-        let fitting = self.missing.follow(number, &contents, arrived.heard());
-        Some(Counted { number, contents, heard: arrived.heard(), fitting })
+        let fitting = self.missing.follow(number, &contents, arrived.seen());
+        Some(Counted { number, contents, seen: arrived.seen(), fitting })
     }
 
     fn read(&mut self, arrived: &Arrived<'_>, room: usize, flows: Option<&mut Vec<FlowRun>>) -> Contents {

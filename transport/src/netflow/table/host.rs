@@ -12,7 +12,7 @@ use crate::datagram::BootTime;
 use crate::flow_layout::FlowRun;
 use crate::limits::{EXPORTERS_PER_ADDRESS, EXPORTERS_PER_SOURCE};
 use crate::netflow::export::{ExportFormat, Source};
-use crate::netflow::missing::{Heard, Unusable};
+use crate::netflow::missing::{Seen, Unusable};
 use crate::netflow::table::exporter::{Arrived, Exporter};
 use crate::netflow::table::shared::{BeliefChange, SharedCount, Split};
 
@@ -152,11 +152,11 @@ impl Host {
         let is_alike = |exporter: &Exporter| exporter.source.format == arrived.export.source.format;
         for (other, exporter) in self.exporters.iter_mut().enumerate().filter(|(_, other)| is_alike(other)) {
             let missing = split.next_share(exporter);
-            let heard = Heard { boot: exporter.last_seen, ..arrived.heard() };
+            let seen = Seen { boot: exporter.last_seen, ..arrived.seen() };
             if other != place {
                 before += exporter.sequence_bytes();
             }
-            exporter.missing = exporter.missing.restarted(missing, heard);
+            exporter.missing = exporter.missing.restarted(missing, seen);
             if other != place {
                 after += exporter.sequence_bytes();
             }
@@ -184,8 +184,8 @@ impl Host {
     }
 
     fn remove_oldest(&mut self, places: Range<usize>) -> Option<Exporter> {
-        let heard = |place: &usize| self.exporters.get(*place).map(|exporter| exporter.last_seen.elapsed);
-        let oldest = places.min_by_key(heard).filter(|place| *place < self.exporters.len())?;
+        let seen = |place: &usize| self.exporters.get(*place).map(|exporter| exporter.last_seen.elapsed);
+        let oldest = places.min_by_key(seen).filter(|place| *place < self.exporters.len())?;
         let removed = self.exporters.remove(oldest);
         let format = removed.source.format;
         match self.exporters.iter_mut().find(|exporter| exporter.source.format == format) {
@@ -229,7 +229,7 @@ impl Host {
         self.shared.iter_mut().for_each(SharedCount::forget_numbers);
     }
 
-    /// The figures of all exporters, by source and port. Of those that share a count, the one that was heard
+    /// The figures of all exporters, by source and port. Of those that share a count, the one that was seen
     /// first has the losses since then.
     pub(super) fn figures(&self) -> impl Iterator<Item = ExporterFigures> {
         let (mut last_format, mut split) = (None, None);

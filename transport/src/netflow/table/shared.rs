@@ -1,7 +1,7 @@
 //! One count for all source ids of an exporter.
 //!
 //! In RFC 3954 each source id has its own count. Older documents have one count for the whole device, and
-//! some exporters still do. As soon as a second source id is heard, the numbers of all ids are also followed
+//! some exporters still do. As soon as a second source id is seen, the numbers of all ids are also followed
 //! together.
 //!
 //! The ids either share a count or have their own counts. The assumption that fits better is believed. While
@@ -96,7 +96,7 @@ impl SharedCount {
         let was_sure = self.is_believed();
         let missing = self.missing.as_mut()?;
         let before = if was_sure { missing.known() } else { 0 };
-        let fitting = missing.follow(counted.number, &counted.contents, counted.heard);
+        let fitting = missing.follow(counted.number, &counted.contents, counted.seen);
         let believed = missing.believed_ways();
         let returns = missing.returns();
         if !is_first {

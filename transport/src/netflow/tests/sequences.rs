@@ -78,12 +78,12 @@ fn every_datagram_twice_and_two_lost_is_two() {
     for format in FORMATS {
         let sent = sent(format, &some_records(), 5);
         let lost: u32 = [100, 201].iter().map(|place: &usize| sent[*place].1).sum();
-        let heard: Vec<_> = (0..sent.len()).filter(|place| ![100, 201].contains(place)).collect();
-        let at_once = heard.iter().flat_map(|place| [place, place]);
-        let later = (0..heard.len() + 100).flat_map(|step| {
-            [heard.get(step), step.checked_sub(100).and_then(|step| heard.get(step))].into_iter().flatten()
+        let seen: Vec<_> = (0..sent.len()).filter(|place| ![100, 201].contains(place)).collect();
+        let at_once = seen.iter().flat_map(|place| [place, place]);
+        let later = (0..seen.len() + 100).flat_map(|step| {
+            [seen.get(step), step.checked_sub(100).and_then(|step| seen.get(step))].into_iter().flatten()
         });
-        let in_blocks = heard.chunks(150).flat_map(|block| block.iter().chain(block));
+        let in_blocks = seen.chunks(150).flat_map(|block| block.iter().chain(block));
         for order in [at_once.collect::<Vec<_>>(), later.collect(), in_blocks.collect()] {
             let row = figures_of(order.iter().map(|place| &sent[**place].0));
             assert_eq!((row.missing, row.duplicates), (Ok(u64::from(lost)), 398), "{format}");
@@ -96,10 +96,10 @@ fn losses_count_in_the_unit_of_the_format() {
     let units = ["flows", "datagrams", "data records", "datagrams"];
     for (format, unit) in FORMATS.into_iter().zip(units) {
         let sent = sent(format, &some_records(), u32::MAX - 1000);
-        let heard = sent.iter().enumerate().filter(|(place, _)| place % 10 != 5);
+        let seen = sent.iter().enumerate().filter(|(place, _)| place % 10 != 5);
         let lost: u32 =
             sent.iter().enumerate().filter(|(place, _)| place % 10 == 5).map(|(_, sent)| sent.1).sum();
-        let row = figures_of(heard.map(|(_, (payload, _))| payload));
+        let row = figures_of(seen.map(|(_, (payload, _))| payload));
         assert_eq!((row.missing, row.unit), (Ok(u64::from(lost)), Some(unit)), "{format}");
     }
 }
@@ -186,14 +186,14 @@ proptest! {
         }
         prop_assume!(!arrivals.is_empty());
         arrivals.sort_by_key(|(time, _)| *time);
-        let mut heard: Vec<_> = arrivals.iter().map(|(_, place)| *place).collect();
-        let row = figures_of(heard.iter().map(|place| &sent[*place].0));
-        let copies = heard.len();
-        heard.sort_unstable();
-        heard.dedup();
-        let all: u64 = sent[heard[0]..=heard[heard.len() - 1]].iter().map(|(_, adds)| u64::from(*adds)).sum();
-        let came: u64 = heard.iter().map(|place| u64::from(sent[*place].1)).sum();
-        prop_assert_eq!(row.duplicates, u64::try_from(copies - heard.len()).unwrap());
+        let mut seen: Vec<_> = arrivals.iter().map(|(_, place)| *place).collect();
+        let row = figures_of(seen.iter().map(|place| &sent[*place].0));
+        let copies = seen.len();
+        seen.sort_unstable();
+        seen.dedup();
+        let all: u64 = sent[seen[0]..=seen[seen.len() - 1]].iter().map(|(_, adds)| u64::from(*adds)).sum();
+        let came: u64 = seen.iter().map(|place| u64::from(sent[*place].1)).sum();
+        prop_assert_eq!(row.duplicates, u64::try_from(copies - seen.len()).unwrap());
         prop_assert_eq!(row.missing, Ok(all - came));
     }
 }

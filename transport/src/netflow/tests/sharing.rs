@@ -13,14 +13,14 @@ use crate::netflow::ExporterTable;
 
 /// A table of the exporters of one address, one datagram a millisecond.
 #[derive(Default)]
-struct HeardTable {
+struct SeenTable {
     table: ExporterTable,
     milliseconds: u64,
     /// The largest sum of `missing` shown.
     shown: u64,
 }
 
-impl HeardTable {
+impl SeenTable {
     fn count(&mut self, payload: &[u8]) {
         let elapsed = Duration::from_millis(self.milliseconds);
         self.milliseconds += 1;
@@ -46,87 +46,87 @@ impl HeardTable {
     }
 }
 
-/// Two source ids, the second of which has lost 10 before the first is heard.
-fn after_a_loss_of_ten() -> HeardTable {
-    let mut heard = HeardTable::default();
-    (0..50).chain(60..100).for_each(|number| heard.v9(1, number));
-    heard
+/// Two source ids, the second of which has lost 10 before the first is seen.
+fn after_a_loss_of_ten() -> SeenTable {
+    let mut seen = SeenTable::default();
+    (0..50).chain(60..100).for_each(|number| seen.v9(1, number));
+    seen
 }
 
 #[test]
 fn losses_before_a_shared_count_keep_their_row() {
-    let mut heard = after_a_loss_of_ten();
-    (100..200_u32).filter(|number| *number != 150).for_each(|number| heard.v9(number % 2, number));
-    assert_eq!(heard.rows(), [Some(0), Some(10 + 1)]);
+    let mut seen = after_a_loss_of_ten();
+    (100..200_u32).filter(|number| *number != 150).for_each(|number| seen.v9(number % 2, number));
+    assert_eq!(seen.rows(), [Some(0), Some(10 + 1)]);
 }
 
 #[test]
 fn ids_that_part_keep_what_they_lost_before() {
-    let mut heard = after_a_loss_of_ten();
-    (100..200).for_each(|number| heard.v9(number % 2, number));
+    let mut seen = after_a_loss_of_ten();
+    (100..200).for_each(|number| seen.v9(number % 2, number));
     for number in (0..100).filter(|number| *number != 50) {
-        heard.v9(0, 1_000_000_000 + number);
-        heard.v9(1, 2_000_000_000 + number);
+        seen.v9(0, 1_000_000_000 + number);
+        seen.v9(1, 2_000_000_000 + number);
     }
-    assert_eq!(heard.rows(), [Some(1), Some(10 + 1)]);
+    assert_eq!(seen.rows(), [Some(1), Some(10 + 1)]);
 }
 
 #[test]
 fn an_unusable_shared_count_forgets_no_loss() {
-    let mut heard = after_a_loss_of_ten();
-    (100..200).for_each(|number| heard.v9(number % 2, number));
+    let mut seen = after_a_loss_of_ten();
+    (100..200).for_each(|number| seen.v9(number % 2, number));
     // Neither the own nor the shared numbers make sense.
     for place in 0..40_u32 {
-        heard.v9(place % 2, place.wrapping_mul(2_654_435_761) ^ place << 13);
+        seen.v9(place % 2, place.wrapping_mul(2_654_435_761) ^ place << 13);
     }
     for number in 0..200 {
-        heard.v9(0, 1_000_000_000 + number);
-        heard.v9(1, 2_000_000_000 + number);
+        seen.v9(0, 1_000_000_000 + number);
+        seen.v9(1, 2_000_000_000 + number);
     }
-    assert_eq!(heard.rows(), [Some(0), Some(10)]);
+    assert_eq!(seen.rows(), [Some(0), Some(10)]);
 }
 
 #[test]
 fn ids_that_part_at_once_keep_what_they_lost() {
-    let mut heard = after_a_loss_of_ten();
+    let mut seen = after_a_loss_of_ten();
     // By chance each loses the numbers that the other one sends.
-    (100..106).for_each(|number| heard.v9(2 - number % 2, number));
+    (100..106).for_each(|number| seen.v9(2 - number % 2, number));
     for number in 0..100 {
-        heard.v9(1, 106 + number);
-        heard.v9(2, 105 + number);
+        seen.v9(1, 106 + number);
+        seen.v9(2, 105 + number);
     }
-    assert_eq!(heard.rows(), [Some(10 + 3), Some(2)]);
+    assert_eq!(seen.rows(), [Some(10 + 3), Some(2)]);
 }
 
 #[test]
 fn losses_while_ids_part_are_counted() {
-    let mut heard = HeardTable::default();
-    (0..100).for_each(|number| heard.v9(number % 2, number));
+    let mut seen = SeenTable::default();
+    (0..100).for_each(|number| seen.v9(number % 2, number));
     for number in (0..100).filter(|number| ![4, 5, 6, 8, 10].contains(number)) {
-        heard.v9(0, 1_000_000_000 + number);
-        heard.v9(1, 2_000_000_000 + number);
+        seen.v9(0, 1_000_000_000 + number);
+        seen.v9(1, 2_000_000_000 + number);
     }
-    assert_eq!(heard.rows(), [Some(5), Some(5)]);
+    assert_eq!(seen.rows(), [Some(5), Some(5)]);
 }
 
 #[test]
 fn a_lower_id_takes_no_losses_of_another() {
-    let mut heard = HeardTable::default();
-    (0..100_u32).filter(|number| *number != 50).for_each(|number| heard.v9(4 + number % 2, number));
-    (100..200).for_each(|number| heard.v9(3 + number % 3, number));
-    assert_eq!(heard.rows(), [Some(0), Some(1), Some(0)]);
+    let mut seen = SeenTable::default();
+    (0..100_u32).filter(|number| *number != 50).for_each(|number| seen.v9(4 + number % 2, number));
+    (100..200).for_each(|number| seen.v9(3 + number % 3, number));
+    assert_eq!(seen.rows(), [Some(0), Some(1), Some(0)]);
 }
 
 /// A counter of an exporter that counts in datagrams or in data records.
 struct TestCounter {
     number: u32,
     lost: u32,
-    heard: u32,
+    seen: u32,
 }
 
 impl TestCounter {
     fn new(number: u32) -> Self {
-        Self { number, lost: 0, heard: 0 }
+        Self { number, lost: 0, seen: 0 }
     }
 }
 
@@ -146,7 +146,7 @@ proptest! {
     ) {
         prop_assume!(shared + apart > 0);
         let mut random = SmallRng::seed_from_u64(seed);
-        let mut heard = HeardTable::default();
+        let mut seen = SeenTable::default();
         let mut missing = 0;
         let mut is_known = vec![false; sources];
         for (phase, length) in (0..shared + apart).zip(&lengths) {
@@ -167,13 +167,13 @@ proptest! {
                 }
                 let counter = &mut counters[if is_shared { 0 } else { source }];
                 // Losses at the ends of a counter cannot be seen.
-                let may_lose = counter.heard > 4 && step + 40 < alone + steps && is_known[source];
+                let may_lose = counter.seen > 4 && step + 40 < alone + steps && is_known[source];
                 let adds = if is_ipfix { random.random_range(2..20) } else { 1 };
                 if may_lose && random.random_range(0..100) < lost_percent {
                     counter.lost += adds;
                 } else {
                     missing += u64::from(counter.lost);
-                    (counter.lost, counter.heard) = (0, counter.heard + 1);
+                    (counter.lost, counter.seen) = (0, counter.seen + 1);
                     let id = u32::try_from(source).unwrap();
                     // Losses look like no other way of counting: a datagram of v9 has 24 sets, a message of
                     // IPFIX two records or more.
@@ -186,11 +186,11 @@ proptest! {
                     sets.resize(length, flows);
                     let write = if is_ipfix { ipfix } else { v9 };
                     let payload = write(id, counter.number, &sets);
-                    heard.count(&payload);
+                    seen.count(&payload);
                 }
                 counter.number = counter.number.wrapping_add(adds);
             }
         }
-        prop_assert!(heard.sum().is_none_or(|sum| sum == missing), "{:?} of {missing}", heard.rows());
+        prop_assert!(seen.sum().is_none_or(|sum| sum == missing), "{:?} of {missing}", seen.rows());
     }
 }

@@ -13,7 +13,7 @@
 //! Instead of message 2, a receiver that rejects the sender sends the length 1 and a
 //! [`ReplyStatus`](crate::secure::preface::ReplyStatus).
 //!
-//! Preface and reply are the Noise prologue, so a change on the way makes the handshake fail. The challenge
+//! Preface and reply are the Noise prologue, so a change on the path makes the handshake fail. The challenge
 //! makes a recorded message 1 useless. Each side trusts the other only after it has decrypted something that
 //! only a holder of the key can have encrypted for this connection: the sender message 2, the receiver record
 //! 0.

@@ -62,7 +62,7 @@ pub enum HandshakeRejection {
     /// replayed.
     #[error(
         "sender {0} could not prove that it has the key that it names: the handshake may have been changed \
-         or replayed on the way"
+         or replayed on the path"
     )]
     Unproven(SenderId),
     /// A handshake message has an invalid length.

@@ -32,7 +32,7 @@ fn receiver(policy: AccessPolicy) -> ReceiverHandshake {
     ReceiverHandshake::new(Arc::new(policy), false)
 }
 
-/// Changes the messages on the way. Its arguments are the number of the message, counted for both sides
+/// Changes the messages on the path. Its arguments are the number of the message, counted for both sides
 /// together, and the message.
 pub(in crate::secure) type Tamper<'m> = &'m mut dyn FnMut(usize, Vec<u8>) -> Vec<u8>;
 

@@ -1,4 +1,4 @@
-//! Handshakes that are changed or replayed on the way.
+//! Handshakes that are changed or replayed on the path.
 
 use super::*;
 

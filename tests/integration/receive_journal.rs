@@ -1,4 +1,4 @@
-//! Faults of the intake's file while nf-sender runs, and damage after a kill. The service continues and
+//! Faults of the journal's file while nf-sender runs, and damage after a kill. The service continues and
 //! counts or logs every loss.
 
 use std::fs::{File, OpenOptions};
@@ -16,13 +16,13 @@ use crate::full_disk::{SmallDisk, may_mount, run};
 use crate::isolation::shared;
 use crate::loss_accounting::{deliver_the_rest, dropped, go_on};
 
-/// Datagrams in the intake when it fails: 1.3 MiB, none of which is in the spool yet.
+/// Datagrams in the journal when it fails: 1.3 MiB, none of which is in the spool yet.
 const HELD: u64 = 1000;
 
 /// Most datagrams of one recvmmsg call.
 const SLOTS: u64 = 128;
 
-/// Starts a pair with a cut link whose sender holds `HELD` datagrams in its intake and none in the spool.
+/// Starts a pair with a cut link whose sender holds `HELD` datagrams in its journal and none in the spool.
 fn holding(prepare: impl FnOnce(&mut Pair)) -> (Pair, Exporters) {
     let toml = format!("{QUICK_SENDER}sync-after = \"1h\"\n");
     let mut pair = Pair::new(2, Pattern::new(LARGE), &toml);
@@ -46,7 +46,7 @@ fn open(path: &Path) -> File {
     OpenOptions::new().read(true).write(true).open(path).unwrap()
 }
 
-/// Panics unless nf-sender reports that its intake is in memory, and the reason.
+/// Panics unless nf-sender reports that its journal is in memory, and the reason.
 fn assert_in_memory(pair: &Pair, reason: &str) {
     pair.sender.daemon().wait_for_log(&["the receive journal failed", reason, "in memory now"], STALL);
     let status = pair.sender.status();
@@ -55,7 +55,7 @@ fn assert_in_memory(pair: &Pair, reason: &str) {
 }
 
 /// Panics unless all datagrams arrive except at most `loss_max` counted ones. They count as corrupt, or as
-/// dropped by the kernel where it could not write to a page of the intake.
+/// dropped by the kernel where it could not write to a page of the journal.
 fn assert_counted(pair: &Pair, exporters: &Exporters, loss_max: u64) {
     let status = pair.sender.wait_status(STALL, |status| {
         assert_conserved(status);
@@ -70,23 +70,23 @@ fn assert_counted(pair: &Pair, exporters: &Exporters, loss_max: u64) {
 }
 
 #[test]
-fn a_truncated_intake_loses_nothing_queued() {
+fn a_truncated_journal_loses_nothing_queued() {
     let _running = shared();
     let (pair, exporters) = holding(|_| ());
     let process = pair.sender.daemon().pid();
     assert_eq!(pair.sender.status()["intake"]["in_memory"], false);
-    let intake = pair.sender.path("run/intake");
-    open(&intake).set_len(0).unwrap();
+    let journal = pair.sender.path("run/intake");
+    open(&journal).set_len(0).unwrap();
     let exporters = go_on(&pair, exporters, 3 * HELD);
     assert_in_memory(&pair, "was truncated");
-    assert!(!intake.exists(), "the truncated file must be removed");
+    assert!(!journal.exists(), "the truncated file must be removed");
     pair.link.restore();
     assert_eq!(deliver_the_rest(&pair, &exporters).missing, 0);
     assert_eq!(pair.sender.daemon().pid(), process);
 }
 
 #[test]
-fn an_intake_truncated_under_load_counts_losses() {
+fn a_journal_truncated_under_load_counts_losses() {
     let _running = shared();
     let pair = Pair::connected(2, Pattern::new(LARGE), QUICK_SENDER);
     let load = pair.load(Some(20_000), Until::Sent(40_000));
@@ -119,7 +119,7 @@ fn a_full_btrfs_loses_nothing() {
 }
 
 #[test]
-fn a_start_on_a_full_btrfs_recovers_the_intake() {
+fn a_start_on_a_full_btrfs_recovers_the_journal() {
     let _running = shared();
     if !may_mount() {
         return;
@@ -133,7 +133,7 @@ fn a_start_on_a_full_btrfs_recovers_the_intake() {
     pair.sender.take_daemon().kill();
     disk.snapshot();
     let filler = disk.fill();
-    // Space for the files of a start, but not for the pages of the intake.
+    // Space for the files of a start, but not for the pages of the journal.
     open(&filler).set_len(std::fs::metadata(&filler).unwrap().len() - (256 << 10)).unwrap();
     run(std::process::Command::new("btrfs").args(["filesystem", "sync"]).arg(pair.sender.path("spool")));
     pair.sender.start();
@@ -144,7 +144,7 @@ fn a_start_on_a_full_btrfs_recovers_the_intake() {
     assert_counted(&pair, &exporters, 1);
 }
 
-/// Kills a sender with datagrams in its intake, applies `damage` to it, and restarts the sender. Returns the
+/// Kills a sender with datagrams in its journal, applies `damage` to it, and restarts the sender. Returns the
 /// pair, the exporters and the number of recovered datagrams.
 fn damaged(damage: impl FnOnce(PathBuf)) -> (Pair, Exporters, u64) {
     let (mut pair, exporters) = holding(|_| ());
@@ -169,23 +169,23 @@ fn assert_bound_is_logged(pair: &Pair, exporters: Exporters, words: &str, recove
 }
 
 #[test]
-fn a_removed_intake_is_logged_with_its_bound() {
+fn a_removed_journal_is_logged_with_its_bound() {
     let _running = shared();
-    let (pair, exporters, recovered) = damaged(|intake| std::fs::remove_file(intake).unwrap());
+    let (pair, exporters, recovered) = damaged(|journal| std::fs::remove_file(journal).unwrap());
     assert_eq!(recovered, 0);
     assert_bound_is_logged(&pair, exporters, "is missing or empty", 0);
 }
 
 #[test]
-fn an_emptied_intake_is_logged_with_its_bound() {
+fn an_emptied_journal_is_logged_with_its_bound() {
     let _running = shared();
-    let (pair, exporters, recovered) = damaged(|intake| open(&intake).set_len(0).unwrap());
+    let (pair, exporters, recovered) = damaged(|journal| open(&journal).set_len(0).unwrap());
     assert_eq!(recovered, 0);
     assert_bound_is_logged(&pair, exporters, "is missing or empty", 0);
 }
 
 #[test]
-fn a_wiped_spool_logs_the_lost_intake() {
+fn a_wiped_spool_logs_the_lost_journal() {
     let _running = shared();
     let (mut pair, _) = holding(|_| {});
     pair.sender.take_daemon().kill();
@@ -241,16 +241,16 @@ fn a_kill_after_a_run_in_memory_is_logged() {
     assert_memory_was_lost(&pair, exporters, "is not that of the last run", HELD);
 }
 
-/// Starts a sender whose intake has failed after `HELD` datagrams and cannot be removed, with as many more in
-/// memory.
+/// Starts a sender whose journal has failed after `HELD` datagrams and cannot be removed, with as many more
+/// in memory.
 fn failed_and_frozen() -> (Pair, Exporters, SmallDisk) {
     let (pair, exporters) = holding(|_| ());
     let path = pair.sender.path("run/intake");
-    let intake = open(&path);
+    let journal = open(&path);
     let frozen = SmallDisk::freeze(&path);
     // The marks stay intact. The ring fails at the place of the next batches.
-    let ring = intake.metadata().unwrap().len() - (12 << 20);
-    intake.set_len(ring + (1500 << 10)).unwrap();
+    let ring = journal.metadata().unwrap().len() - (12 << 20);
+    journal.set_len(ring + (1500 << 10)).unwrap();
     let exporters = go_on(&pair, exporters, 2 * HELD);
     wait_until_received(&pair, 2 * HELD);
     assert_in_memory(&pair, "was truncated");
@@ -261,7 +261,7 @@ fn failed_and_frozen() -> (Pair, Exporters, SmallDisk) {
 }
 
 #[test]
-fn a_failed_intake_that_stays_is_not_trusted() {
+fn a_failed_journal_that_stays_is_not_trusted() {
     let _running = shared();
     if !may_mount() {
         return;
@@ -276,7 +276,7 @@ fn a_failed_intake_that_stays_is_not_trusted() {
 }
 
 #[test]
-fn a_failed_intake_is_removed_once_it_can_be() {
+fn a_failed_journal_is_removed_once_it_can_be() {
     let _running = shared();
     if !may_mount() {
         return;
@@ -293,8 +293,8 @@ fn a_failed_intake_is_removed_once_it_can_be() {
 #[test]
 fn losses_of_a_truncated_ring_are_counted() {
     let _running = shared();
-    let (pair, exporters, recovered) = damaged(|intake| {
-        let file = open(&intake);
+    let (pair, exporters, recovered) = damaged(|journal| {
+        let file = open(&journal);
         let ring = file.metadata().unwrap().len() - (12 << 20);
         file.set_len(ring + (600 << 10)).unwrap();
     });
@@ -306,9 +306,9 @@ fn losses_of_a_truncated_ring_are_counted() {
 }
 
 #[test]
-fn an_intake_cut_before_its_ring_is_logged() {
+fn a_journal_cut_before_its_ring_is_logged() {
     let _running = shared();
-    let (pair, exporters, _) = damaged(|intake| open(&intake).set_len(100_000).unwrap());
+    let (pair, exporters, _) = damaged(|journal| open(&journal).set_len(100_000).unwrap());
     assert_bound_is_logged(&pair, exporters, "is truncated or damaged", 0);
 }
 
@@ -316,7 +316,7 @@ fn an_intake_cut_before_its_ring_is_logged() {
 fn damaged_marks_do_not_lose_the_ring() {
     let _running = shared();
     let (pair, exporters, recovered) =
-        damaged(|intake| open(&intake).write_all_at(&[0xA5; 4096], 0).unwrap());
+        damaged(|journal| open(&journal).write_all_at(&[0xA5; 4096], 0).unwrap());
     assert_eq!(recovered, HELD);
     assert_bound_is_logged(&pair, exporters, "is truncated or damaged", HELD);
 }
@@ -324,8 +324,8 @@ fn damaged_marks_do_not_lose_the_ring() {
 #[test]
 fn losses_of_a_damaged_ring_are_counted() {
     let _running = shared();
-    let (pair, exporters, recovered) = damaged(|intake| {
-        let file = open(&intake);
+    let (pair, exporters, recovered) = damaged(|journal| {
+        let file = open(&journal);
         let ring = file.metadata().unwrap().len() - (12 << 20);
         file.write_all_at(&[0xA5; 4096], ring + (600 << 10)).unwrap();
     });
