@@ -1,11 +1,11 @@
-# What people and continuous integration run. Needs a Rust toolchain (1.89 or later), a C compiler and GNU make.
+# Commands for developers and continuous integration. Needs a Rust toolchain (1.89 or later), a C compiler and GNU make.
 
 CARGO ?= cargo
-# Where the binaries go; cargo reads the same variable.
+# The directory of built binaries; cargo reads the same variable.
 CARGO_TARGET_DIR ?= target
 BUILT = $(CARGO_TARGET_DIR)/debug
 
-# Where `make install` puts things, below DESTDIR; distributions set what differs.
+# The directories of `make install`, below DESTDIR. Distributions set those that differ.
 prefix ?= /usr/local
 sbindir ?= $(prefix)/sbin
 sysconfdir ?= /etc
@@ -20,19 +20,19 @@ docdir ?= $(prefix)/share/doc
 bashcompletiondir ?= $(prefix)/share/bash-completion/completions
 zshcompletiondir ?= $(prefix)/share/zsh/site-functions
 fishcompletiondir ?= $(prefix)/share/fish/vendor_completions.d
-# Where the binaries to install were built: release by `make release`.
+# The directory of the binaries to install. `make release` builds them.
 BINARIES ?= $(CARGO_TARGET_DIR)/release
 
-# What the tests with real exporters, collectors and networks need, as program:Debian package.
+# Programs for the tests with real exporters, collectors and networks, as program:Debian package.
 TEST_TOOLS = softflowd:softflowd nfcapd:nfdump nfdump:nfdump nfacctd:pmacct ip:iproute2 unshare:util-linux script:bsdutils tshark:tshark \
 	mkfs.btrfs:btrfs-progs mkfs.xfs:xfsprogs faketime:faketime nft:nftables
-# What making and checking the packages, and the machines that they are tried on, needs.
+# Programs that build and check the packages, and the machines that test them.
 PACKAGE_TOOLS = dh:debhelper dpkg-buildpackage:dpkg-dev lintian:lintian rpmbuild:rpm rpmlint:rpmlint debootstrap:debootstrap \
 	systemd-analyze:systemd mandoc:mandoc groff:groff-base
-# What the benchmarks compare with.
+# Programs that the benchmarks compare with.
 BENCH_TOOLS = nfcapd:nfdump nfacctd:pmacct
 
-# Debian keeps some of them where only root looks.
+# Debian installs some of them in directories that only root's PATH has.
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .PHONY: build release install install-nf-sender install-nf-receiver packages packages-tree deb \
@@ -44,8 +44,8 @@ build:
 release:
 	$(CARGO) build --release --locked --bins
 
-# The one list of what belongs to an installed service, used by both packagings. It asks nobody and starts nothing;
-# docs/install.md has the steps that follow.
+# The only list of installed files, used by both packages. The installation asks nothing and starts nothing.
+# docs/install.md has the next steps.
 install: install-nf-sender install-nf-receiver
 
 install-nf-sender install-nf-receiver: install-%:
@@ -62,11 +62,11 @@ install-nf-sender install-nf-receiver: install-%:
 	install -D -m 644 catalog/$*.catalog $(DESTDIR)$(catalogdir)/$*.catalog
 	install -D -m 644 man/$*.8 $(DESTDIR)$(mandir)/man8/$*.8
 	install -D -m 644 man/$*.toml.5 $(DESTDIR)$(mandir)/man5/$*.toml.5
-	# Both packages bring it, and may be on one machine: sections of their own keep them apart, and man finds either.
+	# Both packages contain this page and can be on one machine: each has a section of its own, and man finds both.
 	install -D -m 644 man/nf-transport.7 $(DESTDIR)$(mandir)/man7/nf-transport.7$*
 	install -d -m 755 $(DESTDIR)$(docdir)/$*/examples
 	install -m 644 units/examples/$*-*.conf $(DESTDIR)$(docdir)/$*/examples
-	# The pages link to each other, so they lie as in the source.
+	# The pages link to each other, so they have the same directories as in the source.
 	install -d -m 755 $(DESTDIR)$(docdir)/$*/docs $(DESTDIR)$(docdir)/$*/etc
 	install -m 644 README.md SECURITY.md CHANGELOG.md ARCHITECTURE.md CONTRIBUTING.md $(DESTDIR)$(docdir)/$*
 	install -m 644 docs/*.md docs/*.svg $(DESTDIR)$(docdir)/$*/docs
@@ -75,8 +75,8 @@ install-nf-sender install-nf-receiver: install-%:
 	install -D -m 644 completions/_$* $(DESTDIR)$(zshcompletiondir)/_$*
 	install -D -m 644 completions/$*.fish $(DESTDIR)$(fishcompletiondir)/$*.fish
 
-# Debian and RPM packages from a tree that holds the files of the repository, committed or not, and nothing that was built.
-# Both builds share what cargo makes.
+# Debian and RPM packages from a tree with the files of the repository, committed or not, and without built files.
+# Both builds share cargo's target directory.
 PACKAGES := $(abspath $(CARGO_TARGET_DIR))/packages
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 packages deb rpm: export CARGO_TARGET_DIR := $(PACKAGES)/build
@@ -88,7 +88,7 @@ packages-tree:
 	git ls-files --cached --others --exclude-standard -z | tar -c --null --files-from=- | \
 		tar -x -C $(PACKAGES)/tree/nf-transport-$(VERSION)
 
-# A toolchain of rustup's is unknown to dpkg.
+# dpkg does not know a toolchain of rustup.
 deb: packages-tree
 	rm -rf $(PACKAGES)/deb && cp -a $(PACKAGES)/tree $(PACKAGES)/deb
 	cd $(PACKAGES)/deb/nf-transport-$(VERSION) && dpkg-buildpackage -us -uc \
@@ -100,12 +100,12 @@ rpm: packages-tree
 	rpmbuild -ba --define "_topdir $(PACKAGES)/rpm" \
 		$$(rpm -q cargo systemd-rpm-macros >/dev/null 2>&1 || echo --nodeps) rpm/nf-transport.spec
 
-# What the tests on machines with systemd need: the packages, and a fresh Debian to install them in.
+# The tests on machines with systemd need the packages, and a fresh Debian to install them in.
 TEST_DEBIAN = $(PACKAGES)/debian
 
 test-machine: packages $(TEST_DEBIAN)/complete
 
-# Consoles and logins are of no use there, and the collector is started by the tests themselves.
+# The machines need no consoles and no logins. The tests start the collector.
 $(TEST_DEBIAN)/complete:
 	rm -rf $(TEST_DEBIAN) && mkdir -p $(TEST_DEBIAN)
 	debootstrap --variant=minbase --include=systemd,systemd-sysv,procps,iproute2,netcat-openbsd,nfdump,rpm \
@@ -117,7 +117,7 @@ $(TEST_DEBIAN)/complete:
 	mkdir -p $(TEST_DEBIAN)/var/log/journal
 	touch $@
 
-# Half a minute of NetFlow through cuts and kills; no root, no systemd.
+# Half a minute of NetFlow with lost connections and killed daemons, without root and systemd.
 demo:
 	$(CARGO) build --quiet --package nf-transport --package nf-transport-demo --bins
 	@$(BUILT)/demo
@@ -134,7 +134,7 @@ test: test-tools
 
 check: fmt clippy doc deny configs units pages msrv fuzz-targets
 
-# The declared minimum version of Rust, where that toolchain is installed.
+# Builds with the declared minimum version of Rust, if that toolchain is installed.
 MSRV = $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 
 msrv:
@@ -145,13 +145,13 @@ msrv:
 fuzz-targets:
 	$(CARGO) check --locked --manifest-path fuzz/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/fuzz
 
-# Writes docs/performance.md and its plot; takes about an hour. Compression is tried on real captures where there are some.
+# Writes docs/performance.md and its plot in about an hour. Compression is measured with real captures, if there are any.
 bench: bench-tools
 	$(if $(wildcard $(CAPTURES)/*.pcap),NF_TRANSPORT_CAPTURES=$(CAPTURES)) $(CARGO) bench --bench performance --bench channel \
 		--bench unauthenticated
 
-# Real captures, some hundred of one application each: those that nDPI is tested with, from Debian's source package of it
-# (127 MB). Needs a deb-src entry in the sources of apt.
+# Some hundred real captures, each of one application: the test data of nDPI from its Debian source package (127 MB).
+# Needs a deb-src entry in the sources of apt.
 CAPTURES = $(abspath $(CARGO_TARGET_DIR))/captures
 
 captures:
@@ -166,14 +166,14 @@ fmt:
 clippy:
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
-# Readers of the source are the only readers of these pages, so they show the private items too.
+# Only readers of the source use these pages, so they include private items.
 doc:
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items
 
-# The database of advisories, which cargo-deny fetches.
+# The database of advisories that cargo-deny fetches.
 ADVISORIES = https://github.com/rustsec/advisory-db
 
-# Without the network the rest is checked. Where the database answers it has to be fetched.
+# Without network everything else is checked. If the server of the database answers, the fetch must succeed.
 deny:
 	@if ! $(CARGO) deny --version >/dev/null 2>&1; then \
 		if [ "$${CI:-}" = true ]; then $(CARGO) install --quiet --locked cargo-deny; \
@@ -189,7 +189,7 @@ deny:
 		echo "deny: advisories not checked: $(ADVISORIES): $${why:-no answer within 30 s}"; \
 	fi
 
-# The daemons' own judgement of the configuration that is shipped.
+# Checks the shipped configurations with the daemons themselves.
 configs: build
 	@for daemon in nf-sender nf-receiver; do \
 		if [ -e etc/$$daemon.toml ]; then \
@@ -198,7 +198,7 @@ configs: build
 		fi; \
 	done
 
-# What `make install` puts into place, as systemd judges it. At most so many tenths may be exposed.
+# Checks the installed units with systemd. The numbers are the highest allowed exposure, in tenths.
 EXPOSURE_nf-sender = 12
 EXPOSURE_nf-receiver = 13
 units: build
@@ -213,13 +213,13 @@ units: build
 	done && \
 	mkdir -p $$root/var/lib/systemd/catalog && journalctl --root=$$root --update-catalog
 
-# Manual pages, as two formatters judge them.
+# Checks the manual pages with two formatters.
 pages:
 	@for page in man/*; do \
 		mandoc -T lint -W warning $$page && test -z "$$(groff -mandoc -ww -z -K utf8 $$page 2>&1)" || exit 1; \
 	done
 
-# Installs what is missing where that is possible; says what is skipped where it is not.
+# Installs missing tools if possible, else prints which tests are skipped.
 test-tools: TOOLS = $(TEST_TOOLS) $(PACKAGE_TOOLS)
 bench-tools: TOOLS = $(BENCH_TOOLS)
 test-tools bench-tools:
@@ -231,6 +231,6 @@ test-tools bench-tools:
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null && exit 0; \
 	fi; \
-	echo "Not installed:$$missing. What needs them is skipped."; \
+	echo "Not installed:$$missing. Tests that need them are skipped."; \
 	echo "As root: apt-get install$$missing"; \
 	[ "$${CI:-}" != true ]

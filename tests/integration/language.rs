@@ -54,9 +54,13 @@ struct Prose {
 impl Prose {
     /// The comments of a source file.
     fn of_code(path: &Path, text: &str) -> Self {
+        Self::of_comments(path, text, "//")
+    }
+
+    /// The comments of a file in which they begin with `sign`.
+    fn of_comments(path: &Path, text: &str, sign: &str) -> Self {
         let comment = |line: &str| {
-            let line = line.trim_start();
-            let rest = line.strip_prefix("//")?;
+            let rest = line.trim_start().strip_prefix(sign)?;
             Some(rest.trim_start_matches(['/', '!']).trim().to_owned())
         };
         Self::read(path, text.lines().map(|line| comment(line).unwrap_or_default()))
@@ -163,11 +167,37 @@ fn with_ending(folder: &str, ending: &str) -> Vec<(PathBuf, String)> {
     entries.filter(|path| path.to_string_lossy().ends_with(ending)).map(|path| read(&path)).collect()
 }
 
+/// Files for builds, packages and installations, whose comments begin with "#".
+fn configurations() -> Vec<(PathBuf, String)> {
+    let single = [
+        "Cargo.toml",
+        "transport/Cargo.toml",
+        "tests/kit/Cargo.toml",
+        "fuzz/Cargo.toml",
+        "Makefile",
+        ".ci/run",
+        "deny.toml",
+        "clippy.toml",
+        "debian/rules",
+        "rpm/nf-transport.spec",
+        "rpm/rpmlint.toml",
+    ];
+    let single = single.iter().map(|path| read(&root().join(path)));
+    let folders =
+        [("etc", ".toml"), ("tmpfiles.d", ".conf"), ("sysusers.d", ".conf"), ("units/examples", ".conf")];
+    let units = [("units", ".service.in"), ("units", ".socket")];
+    let folders = folders.iter().chain(&units).flat_map(|(folder, ending)| with_ending(folder, ending));
+    single.chain(folders).collect()
+}
+
 fn all_prose() -> Vec<Prose> {
     let documents = [with_ending("", ".md"), with_ending("docs", ".md")].concat();
     let pages = ["8", "7", "5"].map(|section| with_ending("man", &format!(".{section}"))).concat();
     let code = code();
     let code = code.iter().map(|(path, text)| Prose::of_code(path, text));
+    let configurations = configurations();
+    let configurations = configurations.iter().map(|(path, text)| Prose::of_comments(path, text, "#"));
+    let code = code.chain(configurations);
     let documents = documents.iter().map(|(path, text)| Prose::of_document(path, text));
     let pages = pages.iter().map(|(path, text)| Prose::of_page(path, text));
     code.chain(documents).chain(pages).filter(|prose| prose.path != Path::new(file!())).collect()
@@ -235,6 +265,8 @@ fn riddles_are_found_and_quotes_are_not() {
     assert_eq!(prose.uses("at the most").map(|(at, _)| at).collect::<Vec<_>>(), [1]);
     assert_eq!(prose.uses("what waits").count(), 1);
     assert_eq!(prose.uses("anew").count(), 0);
+    let makefile = Prose::of_comments(Path::new("Makefile"), "anew:\n\t# Built anew.\n", "#");
+    assert_eq!(makefile.uses("anew").map(|(at, _)| at).collect::<Vec<_>>(), [2]);
     assert_eq!(
         Prose::of_code(Path::new("x.rs"), "// One two three. Four five six seven.").sentences(),
         [3, 4]
