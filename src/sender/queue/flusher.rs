@@ -368,7 +368,8 @@ impl Flusher {
             self.queue.spool().record_gap(gap);
         }
         self.sync.run();
-        if let Err(error) = self.queue.spool().end_run(acknowledged, next) {
+        let recorded = self.queue.spool().end_run(acknowledged, next);
+        if let Err(error) = recorded {
             tracing::warn!(
                 %error,
                 "cannot record the end of this run in the spool: {error}"

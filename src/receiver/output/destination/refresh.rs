@@ -64,7 +64,8 @@ impl Destination {
     pub(super) fn refresh_while_idle(&self, sending: &mut SendState) {
         let now = Instant::now();
         let seen = sending.queue.is_watching().then(|| sending.queue.look());
-        if let Some(error) = self.sources().take_error(now) {
+        let source_error = self.sources().take_error(now);
+        if let Some(error) = source_error {
             sending.reachability.note_failure((&error).into(), now);
         }
         let mut figures = self.figures();

@@ -26,7 +26,8 @@ impl Destination {
     ) -> Result<SentRun, Obstacle> {
         let (now, first) = (Instant::now(), run.first);
         let mut count = sending.admit(run.datagrams.len().min(RUN_MAX), run.is_late, now)?;
-        if let Some(error) = self.sources().take_error(now) {
+        let source_error = self.sources().take_error(now);
+        if let Some(error) = source_error {
             sending.reachability.note_failure((&error).into(), now);
         }
         let permit = sending.reachability.permit(first, now);
