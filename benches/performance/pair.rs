@@ -72,13 +72,14 @@ impl BenchPair {
     }
 
     fn with(sink: SocketAddr, suite: Option<Suite>, in_memory: bool) -> Self {
-        let mut receiver = ReceiverHost::new(&[sink], "");
-        let mut sender = Sender::with("edge", receiver.addr(), in_memory);
+        let receiver = ReceiverHost::new(&[sink], "");
+        let sender = Sender::with("edge", receiver.addr(), in_memory);
+        let mut pair = Self { sender, receiver };
         if let Some(suite) = suite {
-            let key = receiver.use_key("a key of all");
-            sender.host.protect(&["--key-file", key.to_str().unwrap(), "--cipher", suite.name()]);
+            let key = pair.receiver.use_key("a key of all");
+            pair.sender.host.protect(&["--key-file", key.to_str().unwrap(), "--cipher", suite.name()]);
         }
-        Self { sender, receiver }
+        pair
     }
 
     /// Starts both daemons and waits until they are connected.
@@ -88,11 +89,22 @@ impl BenchPair {
 
     /// Does the same; `in_memory` selects a memory file system for the runtime directory.
     pub(crate) fn connected_with(sink: SocketAddr, suite: Option<Suite>, in_memory: bool) -> Self {
-        let mut pair = Self::with(sink, suite, in_memory);
-        pair.receiver.start();
-        pair.sender.host.start();
-        pair.sender.host.wait_state("connected", STALL);
-        pair
+        Self::with(sink, suite, in_memory).connect()
+    }
+
+    /// Starts both daemons of another build and waits until they are connected.
+    pub(crate) fn connected_baseline(sink: SocketAddr, suite: Option<Suite>, build: &Path) -> Self {
+        let mut pair = Self::new(sink, suite);
+        pair.receiver.use_build(build);
+        pair.sender.host.use_build(build);
+        pair.connect()
+    }
+
+    fn connect(mut self) -> Self {
+        self.receiver.start();
+        self.sender.host.start();
+        self.sender.host.wait_state("connected", STALL);
+        self
     }
 
     /// Returns the address on which nf-sender receives datagrams.

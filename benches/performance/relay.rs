@@ -3,6 +3,7 @@
 
 use std::any::Any;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use nf_transport_core::secure::Suite;
 use nf_transport_kit::hosts::directory;
@@ -19,6 +20,8 @@ use crate::process::Process;
 pub(crate) enum Kind {
     /// nf-sender and nf-receiver, in clear text or with a cipher.
     Pair(Option<Suite>),
+    /// The same of another build, for a comparison.
+    Baseline(Option<Suite>),
     /// `nfcapd -R`, which collects and repeats.
     Nfcapd,
     /// nfacctd with its tee plugin.
@@ -41,7 +44,15 @@ impl Kind {
 
     /// Returns all relays that send without GSO.
     pub(crate) fn all() -> Vec<Self> {
-        Self::PAIRS.into_iter().chain([Self::Nfcapd, Self::Nfacctd, Self::BarePair, Self::BARE]).collect()
+        let baselines = Self::PAIRS.into_iter().filter_map(Self::baseline).filter(|_| baseline().is_some());
+        let others = [Self::Nfcapd, Self::Nfacctd, Self::BarePair, Self::BARE];
+        Self::PAIRS.into_iter().chain(baselines).chain(others).collect()
+    }
+
+    /// Returns the pair of the other build with the same cipher; `None` if this is no pair.
+    pub(crate) fn baseline(self) -> Option<Self> {
+        let Self::Pair(suite) = self else { return None };
+        Some(Self::Baseline(suite))
     }
 
     /// Returns the name in tables and the plot.
@@ -49,6 +60,10 @@ impl Kind {
         match self {
             Self::Pair(None) => "plain",
             Self::Pair(Some(suite)) => suite.name(),
+            Self::Baseline(None) => "plain (baseline)",
+            Self::Baseline(Some(Suite::Aes256Gcm)) => "aes-256-gcm (baseline)",
+            Self::Baseline(Some(Suite::ChaCha20Poly1305)) => "chacha20-poly1305 (baseline)",
+            Self::Baseline(Some(Suite::Blowfish)) => "blowfish (baseline)",
             Self::Nfcapd => "nfcapd -R",
             Self::Nfacctd => "nfacctd tee",
             Self::Bare(Sending::Plain) => "bare loop",
@@ -62,6 +77,7 @@ impl Kind {
         match self {
             Self::Nfcapd => find("nfcapd").is_some(),
             Self::Nfacctd => find(nfacctd::PROGRAM).is_some(),
+            Self::Baseline(_) => baseline().is_some(),
             Self::Pair(_) | Self::Bare(_) | Self::BarePair => true,
         }
     }
@@ -69,9 +85,10 @@ impl Kind {
     /// Starts the relay with `sink` as its target.
     pub(crate) fn start(self, sink: SocketAddr) -> Relay {
         match self {
-            Self::Pair(suite) => {
-                let pair = BenchPair::connected(sink, suite);
-                Relay { input: pair.input(), processes: pair.processes().to_vec(), _running: Box::new(pair) }
+            Self::Pair(suite) => of_pair(BenchPair::connected(sink, suite)),
+            Self::Baseline(suite) => {
+                let build = baseline().expect("NF_BENCH_BASELINE is set");
+                of_pair(BenchPair::connected_baseline(sink, suite, &build))
             }
             Self::Nfcapd => nfcapd(sink),
             Self::Nfacctd => {
@@ -91,6 +108,15 @@ impl Kind {
             }
         }
     }
+}
+
+/// Returns the directory with the programs of another build, if the pair is compared with one.
+fn baseline() -> Option<PathBuf> {
+    std::env::var_os("NF_BENCH_BASELINE").map(PathBuf::from)
+}
+
+fn of_pair(pair: BenchPair) -> Relay {
+    Relay { input: pair.input(), processes: pair.processes().to_vec(), _running: Box::new(pair) }
 }
 
 fn nfcapd(sink: SocketAddr) -> Relay {

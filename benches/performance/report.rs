@@ -60,6 +60,7 @@ fn sections(results: &Results) -> Vec<Section> {
         written,
         starts,
         compressed,
+        baselines,
     ];
     let mut sections: Vec<_> = all.iter().map(|section| section(results)).collect();
     sections.retain(|section| !section.rows.is_empty());
@@ -285,9 +286,36 @@ fn compressed(results: &Results) -> Section {
     }
 }
 
+/// The figures of this build divided by those of the other build that was measured in turn.
+fn baselines(results: &Results) -> Section {
+    let ratio = |kind: Kind, topic, under| {
+        let other = results.median(topic, kind.baseline()?.name(), under)?;
+        Some(short(results.median(topic, kind.name(), under)? / other))
+    };
+    let row = |kind: Kind| {
+        let rate = ratio(kind, rate::RATE, 0);
+        let costs = cost::RATES.map(|rate| ratio(kind, cost::COST, rate));
+        let cells: Vec<_> = [rate].into_iter().chain(costs).collect();
+        let is_measured = cells.iter().any(Option::is_some);
+        let shown = cells.into_iter().map(Option::unwrap_or_default);
+        is_measured.then(|| [called(kind)].into_iter().chain(shown).collect())
+    };
+    let rates = cost::RATES.map(|rate| format!("cost at {}/s", grouped(rate)));
+    Section {
+        title: "To the baseline",
+        how: "Figures of this build divided by those of the build in `NF_BENCH_BASELINE`.".to_owned(),
+        head: [words(&["", "rate"]), rates.to_vec()].concat(),
+        rows: Kind::PAIRS.into_iter().filter_map(row).collect(),
+    }
+}
+
 /// The name of a relay in tables with several relays.
 fn called(kind: Kind) -> String {
-    if let Kind::Pair(_) = kind { format!("the pair, {}", kind.name()) } else { kind.name().to_owned() }
+    if let Kind::Pair(_) | Kind::Baseline(_) = kind {
+        format!("the pair, {}", kind.name())
+    } else {
+        kind.name().to_owned()
+    }
 }
 
 fn figures(series: &[(u64, f64)]) -> Vec<String> {

@@ -43,8 +43,11 @@ impl Settings {
 
     /// Returns the relays that are installed and selected.
     pub(crate) fn chosen(&self, kinds: impl IntoIterator<Item = Kind>) -> impl Iterator<Item = Kind> {
-        let is_wanted =
-            |kind: &Kind| self.relays.is_empty() || self.relays.iter().any(|name| name == kind.name());
+        let is_named = |kind: &Kind| {
+            let name = kind.name().trim_end_matches(" (baseline)");
+            self.relays.iter().any(|relay| relay == name)
+        };
+        let is_wanted = move |kind: &Kind| self.relays.is_empty() || is_named(kind);
         kinds.into_iter().filter(|kind| kind.is_installed()).filter(is_wanted)
     }
 

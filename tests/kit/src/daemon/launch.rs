@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::chown;
 use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
@@ -19,6 +20,7 @@ use super::{Daemon, DaemonEvent, Program, clear_service_environment};
 /// Settings with which a test starts a daemon.
 pub struct Launch {
     program: Program,
+    executable: PathBuf,
     args: Vec<OsString>,
     environment: Vec<(&'static str, OsString)>,
     sockets: Vec<(&'static str, OwnedFd)>,
@@ -52,12 +54,19 @@ impl Launch {
     pub fn new(program: Program) -> Self {
         Self {
             program,
+            executable: program.path(),
             args: Vec::new(),
             environment: Vec::new(),
             sockets: Vec::new(),
             before: Vec::new(),
             has_stuck_stderr: false,
         }
+    }
+
+    /// Runs the program at this path instead of the one that Cargo built.
+    pub fn executable(mut self, path: &Path) -> Self {
+        path.clone_into(&mut self.executable);
+        self
     }
 
     pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
@@ -158,8 +167,7 @@ impl Launch {
     /// Builds the command line. `LISTEN_PID` must be the daemon's process id. The shell sets it to its own
     /// id, which the daemon keeps because of `exec`.
     fn command(self) -> Command {
-        let program = self.program.path();
-        let mut words = self.before.iter().map(OsString::from).chain([program.into_os_string()]);
+        let mut words = self.before.iter().map(OsString::from).chain([self.executable.into_os_string()]);
         let mut command = if self.sockets.is_empty() {
             Command::new(words.next().unwrap())
         } else {

@@ -49,9 +49,7 @@ impl Program {
 
     /// Returns a command without the environment variables that a service manager would set.
     pub fn command(self) -> Command {
-        let mut command = Command::new(self.path());
-        clear_service_environment(&mut command);
-        command
+        command(&self.path())
     }
 
     /// Runs one of the program's other commands until it exits.
@@ -61,10 +59,23 @@ impl Program {
 
     /// Returns the output of `status --json`; `None` while no daemon answers at `control`.
     pub fn status(self, control: &Path) -> Option<Value> {
-        let output = self.run(&["status", "--json", "--control", control.to_str().unwrap()]);
-        let parsed = serde_json::from_slice(&output.stdout);
-        output.status.success().then(|| parsed.expect("status --json prints JSON"))
+        status(&self.path(), control)
     }
+}
+
+fn command(path: &Path) -> Command {
+    let mut command = Command::new(path);
+    clear_service_environment(&mut command);
+    command
+}
+
+/// Returns the output of `status --json` of the program at `path`; `None` while no daemon answers at
+/// `control`.
+pub(crate) fn status(path: &Path, control: &Path) -> Option<Value> {
+    let args = ["status", "--json", "--control", control.to_str().unwrap()];
+    let output = command(path).args(args).stdin(Stdio::null()).output().unwrap();
+    let parsed = serde_json::from_slice(&output.stdout);
+    output.status.success().then(|| parsed.expect("status --json prints JSON"))
 }
 
 fn clear_service_environment(command: &mut Command) {

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::chown;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -11,12 +11,13 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{clear_text, directory, wait_status, write_key};
-use crate::daemon::{Daemon, Launch, NOBODY, Program};
+use crate::daemon::{Daemon, Launch, NOBODY, Program, status};
 use crate::wall_clock::WallClock;
 
 /// The machine that runs nf-receiver.
 pub struct ReceiverHost {
     directory: TempDir,
+    executable: PathBuf,
     tcp: TcpListener,
     collectors: Vec<SocketAddr>,
     protection: Vec<String>,
@@ -35,6 +36,7 @@ impl ReceiverHost {
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         Self {
             directory,
+            executable: Program::Receiver.path(),
             tcp,
             collectors: collectors.to_vec(),
             protection: clear_text(),
@@ -88,6 +90,11 @@ impl ReceiverHost {
         path
     }
 
+    /// Runs `nf-receiver` of this directory, which another version may have built, from the next start on.
+    pub fn use_build(&mut self, directory: &Path) {
+        self.executable = directory.join(Program::Receiver.name());
+    }
+
     /// Uses this wall clock from the next start on.
     pub fn set_clock(&mut self, clock: &WallClock) {
         self.clock = clock.environment();
@@ -122,6 +129,7 @@ impl ReceiverHost {
     pub fn launch(&self) -> Launch {
         let collectors = self.collectors.iter().flat_map(|addr| ["-C".to_owned(), addr.to_string()]);
         let launch = Launch::new(Program::Receiver)
+            .executable(&self.executable)
             .args(["-c", self.path("nf-receiver.toml").to_str().unwrap()])
             .args(&self.protection)
             .args(["--state", self.path("state").to_str().unwrap()])
@@ -149,8 +157,7 @@ impl ReceiverHost {
     }
 
     pub fn status(&self) -> Value {
-        Program::Receiver
-            .status(&self.control())
+        status(&self.executable, &self.control())
             .unwrap_or_else(|| panic!("nf-receiver does not answer; log:\n{}", self.daemon().log()))
     }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::UdpSocket;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::{HeldUdp, clear_text, directory, wait_status, write_key};
 use crate::chatter::Pattern;
-use crate::daemon::{Daemon, Launch, Program};
+use crate::daemon::{Daemon, Launch, Program, status};
 use crate::exporter::Exporters;
 use crate::kernel_socket::RECEIVE_BUFFER;
 use crate::wall_clock::WallClock;
@@ -19,6 +19,7 @@ use crate::wall_clock::WallClock;
 /// The machine that runs nf-sender.
 pub struct SenderHost {
     directory: TempDir,
+    executable: PathBuf,
     id: Option<String>,
     receiver: Option<String>,
     udp: Arc<HeldUdp>,
@@ -40,6 +41,7 @@ impl SenderHost {
         let udp = Arc::new(HeldUdp::bind("127.0.0.1:0"));
         Self {
             directory,
+            executable: Program::Sender.path(),
             id: Some(id.to_owned()),
             receiver: Some(receiver.to_string()),
             udp,
@@ -60,6 +62,11 @@ impl SenderHost {
         rustix::net::sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER).unwrap();
         self.udp = Arc::new(HeldUdp::holding(socket));
         self.has_net_admin = false;
+    }
+
+    /// Runs `nf-sender` of this directory, which another version may have built, from the next start on.
+    pub fn use_build(&mut self, directory: &Path) {
+        self.executable = directory.join(Program::Sender.name());
     }
 
     /// Uses this wall clock from the next start on.
@@ -141,6 +148,7 @@ impl SenderHost {
     pub fn launch(&self) -> Launch {
         let runtime_directory = self.has_runtime_directory.then(|| self.path("run"));
         let launch = Launch::new(Program::Sender)
+            .executable(&self.executable)
             .args(["-c", self.path("nf-sender.toml").to_str().unwrap()])
             .args(self.id.iter().flat_map(|id| ["--id", id]))
             .args(&self.protection)
@@ -171,8 +179,7 @@ impl SenderHost {
     }
 
     pub fn status(&self) -> Value {
-        Program::Sender
-            .status(&self.control())
+        status(&self.executable, &self.control())
             .unwrap_or_else(|| panic!("nf-sender does not answer; log:\n{}", self.daemon().log()))
     }
 
