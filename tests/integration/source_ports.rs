@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -25,20 +27,21 @@ struct ReceivedFlows {
     ports: HashSet<SocketAddr>,
 }
 
-/// Receives datagrams until none has arrived for a while.
-fn receive(socket: UdpSocket) -> JoinHandle<ReceivedFlows> {
-    socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+/// Receives datagrams until `is_complete` is set and the socket is empty.
+fn receive(socket: UdpSocket, is_complete: Arc<AtomicBool>) -> JoinHandle<ReceivedFlows> {
+    socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     std::thread::spawn(move || {
         let mut received = ReceivedFlows { datagrams: 0, bytes: 0, ports: HashSet::new() };
         let mut buffer = vec![0; 65_536];
         loop {
+            let was_complete = is_complete.load(Ordering::Acquire);
             match socket.recv_from(&mut buffer) {
                 Ok((length, from)) => {
                     received.datagrams += 1;
                     received.bytes += length;
                     received.ports.insert(from);
                 }
-                Err(_) if received.datagrams > 0 => return received,
+                Err(_) if was_complete => return received,
                 Err(_) => {}
             }
         }
@@ -90,7 +93,8 @@ fn an_exporter_with_1060_ports_is_delivered() {
     enlarge(&collector);
     let toml = format!("[[collector]]\naddress = \"{}\"\n", collector.local_addr().unwrap());
     let (sender, _link, daemon) = connected_daemons(&toml);
-    let receiving = receive(collector);
+    let is_complete = Arc::new(AtomicBool::new(false));
+    let receiving = receive(collector, is_complete.clone());
     let ports: Vec<_> = (0..PORTS).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
     let mut total = 0;
     let defining = send(&sender, &ports, |sequence| v9(sequence, &templates()), &mut total);
@@ -103,6 +107,7 @@ fn an_exporter_with_1060_ports_is_delivered() {
         count(status, "/received/datagrams") == total && count(status, "/queued/datagrams") == 0
     });
     let status = daemon.status();
+    is_complete.store(true, Ordering::Release);
     let received = receiving.join().unwrap();
     let of_flows = received.bytes - defining;
     println!(
