@@ -81,16 +81,16 @@ fn packets(file: &Path) -> Option<Vec<(Duration, u32, Vec<u8>)>> {
 pub fn exported(capture: &Path, version: u8) -> Vec<Vec<u8>> {
     let inbox = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket2::SockRef::from(&inbox).set_recv_buffer_size(64 << 20).unwrap();
-    inbox.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     let target = inbox.local_addr().unwrap();
     let receiving = std::thread::spawn(move || {
         let mut buffer = vec![0; 65_536];
-        let mut take = || inbox.recv(&mut buffer).ok().map(|length| buffer[..length].to_vec());
-        // softflowd reads the whole capture before it exports anything.
-        let first = std::iter::repeat_with(&mut take).take(200).flatten().next();
-        first.into_iter().chain(std::iter::from_fn(&mut take)).collect::<Vec<_>>()
+        let received =
+            std::iter::from_fn(|| inbox.recv(&mut buffer).ok().map(|length| buffer[..length].to_vec()));
+        received.take_while(|payload| !payload.is_empty()).collect::<Vec<_>>()
     });
     export(capture, version, &[target]);
+    // softflowd has exited, so this is the last datagram.
+    UdpSocket::bind("127.0.0.1:0").unwrap().send_to(&[], target).unwrap();
     receiving.join().unwrap()
 }
 
