@@ -152,6 +152,10 @@ impl Destination {
         }
         let Some(socket) = passed_on.socket else { return };
         let sending = self.sending.get_mut();
+        // The name of the collector may have moved to another machine, where no socket shows a restart.
+        if !sending.queue.is_watching() {
+            return;
+        }
         sending.generation = passed_on.generation;
         sending.queue.resume_at(socket);
         self.figures().last = Some((passed_on.generation, Some(socket)));

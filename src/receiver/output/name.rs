@@ -1,6 +1,7 @@
 //! Names of outputs.
 
 use core::fmt;
+use core::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -9,15 +10,18 @@ use crate::config::HostPort;
 
 /// Name of an output, by which reloads, restarts and state files identify it.
 ///
-/// A collector reached over UDP is named by its address as the settings write it, so it stays the same
-/// collector when its host name resolves to another address.
+/// A collector reached over UDP is named by its configured address, however that is spelled. It stays the
+/// same collector when its host name resolves to another address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub(crate) struct OutputName(Arc<str>);
 
 impl From<&HostPort> for OutputName {
     fn from(address: &HostPort) -> Self {
-        address.to_string().into()
+        match address.host().parse::<IpAddr>() {
+            Ok(ip) => SocketAddr::new(ip.to_canonical(), address.port()).to_string().into(),
+            Err(_) => format!("{}:{}", address.host().to_ascii_lowercase(), address.port()).into(),
+        }
     }
 }
 
@@ -40,8 +44,26 @@ impl fmt::Display for OutputName {
 }
 
 #[cfg(test)]
-impl From<core::net::SocketAddr> for OutputName {
-    fn from(address: core::net::SocketAddr) -> Self {
+impl From<SocketAddr> for OutputName {
+    fn from(address: SocketAddr) -> Self {
         address.to_string().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_spellings_of_an_address_are_one_name() {
+        for (one, other) in [
+            ("[2001:DB8::1]:9995", "[2001:db8:0::1]:9995"),
+            ("[::ffff:192.0.2.4]:9995", "192.0.2.4:9995"),
+            ("Flows.Example:9995", "flows.example:9995"),
+            ("192.0.2.4:09995", "192.0.2.4:9995"),
+        ] {
+            let [one, other] = [one, other].map(|text| OutputName::from(&text.parse::<HostPort>().unwrap()));
+            assert_eq!(one, other);
+        }
     }
 }

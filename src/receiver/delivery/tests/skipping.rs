@@ -1,5 +1,8 @@
 //! Collectors that are set to skip, next to collectors that hold.
 
+use nf_transport_core::internal_error::expecting_internal_errors;
+use nf_transport_core::sequence::{Gap, GapReason};
+
 use super::*;
 
 /// Outputs to `hold` and `skip`, with these settings.
@@ -92,7 +95,20 @@ async fn a_new_skipping_collector_starts_at_the_end() {
     let skipping = skipping([absent, both.figures()[1].address]);
     delivery.change(&skipping);
     assert_eq!(skipping.figures()[0].counts.skipped, front.0, "it was waited for until now");
+    // Nothing is missing in the lane of the collectors set to hold, as there are none.
+    push(&mut delivery, stream.next().unwrap());
     drop((delivery, reader));
+}
+
+#[test]
+fn positions_that_a_lane_never_got_are_noticed() {
+    let outputs = of_both_kinds(nobody(), nobody());
+    let mut lane = begun(0, &outputs).holding;
+    let mut push = |first, end| {
+        let gap = Gap { first: Position(first), end: Position(end), reason: GapReason::SpoolFull };
+        expecting_internal_errors(|| lane.push(Arc::new(PendingBatch::of_gap(gap)))).1
+    };
+    assert_eq!([push(0, 5), push(3, 7), push(7, 9), push(10, 12), push(12, 13)], [0, 0, 0, 1, 0]);
 }
 
 #[tokio::test]
