@@ -45,6 +45,9 @@ const BANNED: [(&str, &str); 27] = [
     ("what is lost", "lost datagrams"),
 ];
 
+/// Words that start no doc comment.
+const NO_STARTS: [&str; 4] = ["What", "Whether", "How", "Whoever"];
+
 /// Prose of one file: each line with its number.
 struct Prose {
     path: PathBuf,
@@ -256,6 +259,23 @@ fn lines_of_code_fit_the_page() {
         }
     }
     assert!(found.is_empty(), "lines of more than {COLUMNS_MAX} columns:\n{found}");
+}
+
+#[test]
+fn doc_comments_start_with_a_noun_or_a_verb() {
+    let mut found = String::new();
+    for (path, text) in code() {
+        let is_doc = |line: &str| line.trim_start().starts_with("///");
+        let lines: Vec<&str> = std::iter::once("").chain(text.lines()).collect();
+        for (at, pair) in (1..).zip(lines.windows(2)) {
+            let first = pair[1].trim_start().trim_start_matches("///").split_whitespace().next();
+            let is_start = is_doc(pair[1]) && !is_doc(pair[0]);
+            if is_start && first.is_some_and(|word| NO_STARTS.contains(&word)) {
+                writeln!(found, "{}:{at}: {}", path.display(), pair[1]).unwrap();
+            }
+        }
+    }
+    assert!(found.is_empty(), "\n{found}");
 }
 
 #[test]

@@ -54,7 +54,7 @@ struct KnownSourcesState {
     sources: HashMap<PeerSource, KnownSource>,
     /// Number of authentications.
     count: u64,
-    /// Whether the file lacks a known source.
+    /// True if the file lacks a known source.
     is_dirty: bool,
     /// Time of the last attempt to write the file.
     kept: Option<Instant>,

@@ -12,7 +12,7 @@ use nf_transport_core::secure::Evidence;
 use crate::host::{ConnectionPlace, Eviction, Places, Rank};
 use crate::receiver::accept::known_sources::{KnownSources, PeerSource};
 
-/// Whether the source is known, then the evidence that the peer has shown.
+/// The rank by source (known or not), then by the evidence that the peer has shown.
 type UnauthenticatedRank = (bool, Evidence);
 
 /// The unauthenticated connections of all listeners.

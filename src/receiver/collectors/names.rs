@@ -33,7 +33,7 @@ pub(super) struct CollectorNames {
 struct NameState {
     /// Kept while the name cannot be resolved.
     address: Option<SocketAddr>,
-    /// Whether it was looked up at least once.
+    /// True if it was looked up at least once.
     is_answered: bool,
     /// Time of the next look-up; `None` during a look-up, and for literal addresses.
     due: Option<Instant>,

@@ -24,7 +24,7 @@ pub(super) struct SourceSocket {
     pub(super) segments: Segments,
     /// The source that the collector sees.
     pub(super) seen: SeenSource,
-    /// Whether the collector saw the same exporter at another port before.
+    /// True if the collector saw the same exporter at another port before.
     pub(super) has_moved: bool,
     pub(super) used: Instant,
 }

@@ -29,7 +29,7 @@ pub(super) struct Lateness {
     clock: Option<SettledClock>,
     /// Amount by which the sender's clock was set back since it last agreed with this one.
     set_back: Duration,
-    /// Whether the last datagram whose age was asked for was not late.
+    /// True if the last datagram whose age was looked up was not late.
     was_fresh: bool,
     /// Last arrival time at each of the sender's sockets. Datagrams of several sockets are interleaved, so
     /// times are ordered within one socket only.

@@ -50,7 +50,7 @@ pub(super) struct QueueGuard {
     unread: VecDeque<u64>,
     /// Sum of `unread`.
     unread_memory: u64,
-    /// Whether anything was sent since the last look.
+    /// True if anything was sent since the last look.
     sent: bool,
     /// Losses not reported yet: datagrams dropped at the collector's socket, and those that may have been
     /// unread in closed sockets.

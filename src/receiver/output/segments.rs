@@ -19,7 +19,7 @@ pub(super) struct SendOutcome {
     pub(super) offered: usize,
     /// Datagrams that the kernel accepted, at least one.
     pub(super) accepted: usize,
-    /// Whether they went as one segmented send, which succeeds or fails as a whole.
+    /// True if they went as one segmented send, which succeeds or fails as a whole.
     pub(super) as_one: bool,
 }
 

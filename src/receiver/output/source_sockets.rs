@@ -42,7 +42,7 @@ const SHARE_OF_ADDRESS: usize = 4;
 pub(super) struct SourceSockets {
     collector: SocketAddr,
     source: SourceAddress,
-    /// Whether ICMP errors are read and reported.
+    /// True if ICMP errors are read and reported.
     reads_icmp_errors: bool,
     /// By the number of the sender.
     senders: HashMap<u64, ExporterSockets>,

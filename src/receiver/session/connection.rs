@@ -41,7 +41,7 @@ pub(super) struct ReceiverConnection<'a> {
     pub(super) stop: Shutdown,
     /// The run that the sender named in HELLO.
     pub(super) run: RunId,
-    /// Whether the start of this session was logged. If so, its end is logged as well.
+    /// True if the start of this session was logged. If so, its end is logged as well.
     pub(super) is_logged: bool,
     /// Latest end of the session, once the sender has closed its connection.
     pub(super) deadline: Option<Instant>,

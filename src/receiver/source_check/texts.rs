@@ -4,7 +4,7 @@ use core::fmt::{self, Display};
 use core::net::{IpAddr, SocketAddr};
 use std::io;
 
-/// How to give the installed service the capability.
+/// The commands that give the installed service the capability.
 const REMEDY: &str = "put /usr/share/doc/nf-receiver/examples/nf-receiver-source-address.conf in place \
                       (systemctl edit nf-receiver.service), then systemctl restart nf-receiver";
 

@@ -66,7 +66,7 @@ struct InFlight {
     resend: Option<PendingResend>,
     /// Position below which the receiver has all data, by its last RECEIVED.
     reported: Position,
-    /// Whether holding collectors lack data that others have and that the receiver no longer holds.
+    /// True if holding collectors lack data that others have and that the receiver no longer holds.
     is_ahead: bool,
     /// Highest end of resent data.
     resent: Position,

@@ -21,7 +21,7 @@ pub(in crate::receiver::output) struct ExporterRun<'a> {
     pub(in crate::receiver::output) first: &'a Datagram<'a>,
     /// All of them, from `first` on.
     pub(in crate::receiver::output) datagrams: &'a [Datagram<'a>],
-    /// Whether they arrived at the sender at least `LATE` ago.
+    /// True if they arrived at the sender at least `LATE` ago.
     pub(in crate::receiver::output) is_late: bool,
     /// Index of the destination among the collector's addresses.
     pub(in crate::receiver::output) place: usize,

@@ -12,7 +12,7 @@ pub(crate) struct Holder {
     pub(super) peer: SocketAddr,
     pub(super) stream: StreamId,
     pub(super) begun: SystemTime,
-    /// Whether the connection still has the entry, or waits for it.
+    /// True if the connection still has the entry, or waits for it.
     pub(super) is_here: bool,
 }
 

@@ -45,9 +45,9 @@ struct PositionFileState {
     newest_offset: u64,
     /// Position of collectors set to skip, if it is higher.
     skip_position: Option<StoredProgress>,
-    /// Whether anything was stored since the last sync.
+    /// True if anything was stored since the last sync.
     dirty: bool,
-    /// Whether the last sync failed: the kernel may have dropped what was written before it.
+    /// True if the last sync failed: the kernel may have dropped what was written before it.
     sync_failed: bool,
     /// Modification time of the file.
     seen: SystemTime,

@@ -91,7 +91,7 @@ struct PositionsState {
     streams: HashMap<StreamName, Arc<StreamPosition>>,
     index: StreamIndex,
     new_streams: NewStreams,
-    /// Whether a file was created, removed or renamed since the last sync.
+    /// True if a file was created, removed or renamed since the last sync.
     directory_changed: bool,
     last_seen: LastSeen,
 }

@@ -11,7 +11,7 @@ use crate::host::locked;
 /// A file that is written when its content has changed, and not too often.
 #[derive(Debug, Default)]
 pub(super) struct DirtyFile {
-    /// Whether memory has changes that the file lacks.
+    /// True if memory has changes that the file lacks.
     pub(super) is_dirty: AtomicBool,
     /// Time of the last attempt to write it.
     written: Mutex<Option<Instant>>,

@@ -59,7 +59,7 @@ struct Simulation {
     /// Number of spool items written so far.
     written: usize,
     acknowledged: Position,
-    /// What lies below may reach the collectors that are waited for: the sender does not drop it.
+    /// Datagrams below may reach the collectors that are waited for: the sender does not drop these.
     in_flight: Position,
     store: Store,
     /// `None` if all collectors are equally fast.
