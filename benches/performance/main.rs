@@ -12,8 +12,8 @@
 //! - `NF_BENCH_SEGMENTS` (10000): segments in the spool at start.
 //! - `NF_BENCH_VERBOSE=1`: print each run.
 //! - `NF_BENCH_RELAYS=plain,aes-256-gcm`: measure only these relays.
-//! - `NF_BENCH_BASELINE`: directory with nf-sender and nf-receiver of another build. `rate` and `cost` measure
-//!   these in turn with the others; a table shows the ratios.
+//! - `NF_BENCH_BASELINE`: directory with nf-sender and nf-receiver of another build. `rate` and `cost`
+//!   measure these in turn with the others; a table shows the ratios.
 //! - `NF_TRANSPORT_CAPTURES`: directory of real captures for the compression mode.
 #![expect(
     clippy::unwrap_used,
