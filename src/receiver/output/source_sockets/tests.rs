@@ -1,6 +1,7 @@
 use core::num::NonZeroUsize;
 use std::collections::HashSet;
 use std::net::UdpSocket;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use super::*;
 use crate::limits::PORT_IDLE;
@@ -52,10 +53,13 @@ async fn each_exporter_has_its_own_port() {
     assert_eq!(sources.seen_as(), [(exporter(3), third), (exporter(1), first)]);
 }
 
-/// Ports outside the range of ephemeral ports, which the kernel gives to no other process.
+/// Ports outside the range of ephemeral ports, which the kernel gives to no other process. Tests run in
+/// parallel, so each port is used once.
 fn fixed_ports() -> impl Iterator<Item = u16> {
+    static USED: AtomicU16 = AtomicU16::new(0);
     let first = 20_000 + u16::try_from(std::process::id() % 10_000).unwrap();
-    (first..32_000).filter(|port| UdpSocket::bind(("0.0.0.0", *port)).is_ok())
+    let ports = std::iter::repeat_with(move || first + USED.fetch_add(1, Ordering::Relaxed));
+    ports.filter(|port| UdpSocket::bind(("0.0.0.0", *port)).is_ok())
 }
 
 /// Makes `sources` remember that the collector saw `exporter` at this port.
