@@ -25,6 +25,7 @@ use crate::receiver::output::exporter_sockets::{ExporterSockets, SeenSource, Sou
 use crate::receiver::output::reachability::PROBE_WAIT;
 use crate::receiver::output::segments::Segments;
 use crate::receiver::output::socket;
+use crate::receiver::output::system_error::SystemError;
 
 /// Time after its last use for which a socket is checked for ICMP errors.
 const ANSWERS_WITHIN: Duration = PROBE_WAIT.saturating_add(Duration::from_secs(1));
@@ -178,11 +179,7 @@ impl SourceSockets {
     /// Opens a socket with the exporter's address. Falls back to an own address where that is not possible.
     fn open_as(&self, exporter: SocketAddr) -> io::Result<Socket> {
         socket::open_as(exporter, self.collector).or_else(|error| match error.raw_os_error() {
-            Some(libc::EPERM) => Err(io::Error::new(
-                error.kind(),
-                "sending from exporters' addresses needs CAP_NET_RAW and PrivateUsers=no; run nf-receiver \
-                 check for details",
-            )),
+            Some(libc::EPERM) => Err(io::Error::new(error.kind(), SystemError::NoForeignSource)),
             // The address and port are in use on this machine, the port is privileged, the address is invalid
             // on this path (127.0.0.1 to another machine), or there is no route from it.
             Some(

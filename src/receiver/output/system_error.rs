@@ -10,6 +10,12 @@ pub(super) enum SystemError {
     /// A number of the system.
     #[error("{0}")]
     Number(Errno),
+    /// The kernel does not let nf-receiver use the address of an exporter.
+    #[error(
+        "sending from exporters' addresses needs CAP_NET_RAW and PrivateUsers=no; run nf-receiver check for \
+         details"
+    )]
+    NoForeignSource,
     /// An error of the standard library, without such a number.
     #[error("{0}")]
     Other(io::ErrorKind),
@@ -17,7 +23,9 @@ pub(super) enum SystemError {
 
 impl From<&io::Error> for SystemError {
     fn from(error: &io::Error) -> Self {
-        Errno::from_io_error(error).map_or_else(|| Self::Other(error.kind()), Self::Number)
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Self>()).copied();
+        let number = Errno::from_io_error(error).map(Self::Number);
+        inner.or(number).unwrap_or_else(|| Self::Other(error.kind()))
     }
 }
 
@@ -27,7 +35,9 @@ mod tests {
 
     #[test]
     fn the_text_is_that_of_the_system() {
-        for error in [io::Error::from_raw_os_error(libc::ECONNREFUSED), io::ErrorKind::TimedOut.into()] {
+        let number = io::Error::from_raw_os_error(libc::ECONNREFUSED);
+        let own = io::Error::new(io::ErrorKind::PermissionDenied, SystemError::NoForeignSource);
+        for error in [number, io::ErrorKind::TimedOut.into(), own] {
             assert_eq!(SystemError::from(&error).to_string(), error.to_string());
         }
     }
