@@ -83,7 +83,7 @@ pub(super) fn take_error(socket: &Socket) -> Option<io::Error> {
 }
 
 /// Takes the errors in the socket's error queue, oldest first. The kernel reports an error in the middle of a
-/// call of [`send`] only here: that call stops early, as if it had succeeded.
+/// call of `segments::send` only here: that call stops early, as if it had succeeded.
 pub(super) fn take_details(socket: &Socket) -> Vec<io::Error> {
     core::iter::from_fn(|| next_detail(socket).ok()).flatten().collect()
 }
