@@ -51,8 +51,12 @@ pub const RECEIVE_BUFFER: usize = 64 * 1024 * 1024;
 /// each core.
 pub const JOURNAL_MAPPINGS_MAX: usize = 512;
 
-/// Longest time for which nf-sender coalesces datagrams in its sockets. It does so only while they arrive
-/// more often than that.
+/// Longest configurable `max-delay`: collectors get flow data within a second of its arrival, and longer
+/// waits would save nothing.
+pub const MAX_DELAY_MAX: Duration = Duration::from_secs(1);
+
+/// Longest time for which nf-sender coalesces datagrams in its sockets with a `max-delay` of 0. It does so
+/// only while they arrive more often than that.
 pub const COALESCING_MAX: Duration = Duration::from_millis(1);
 
 /// UDP sockets that nf-sender, or TCP sockets that nf-receiver listens on, at most: far more than any known

@@ -36,6 +36,9 @@ pub struct SenderSettings {
     pub id: SenderId,
     /// The longest time without sending anything; `HEARTBEAT_MIN <= heartbeat <= HEARTBEAT_MAX`.
     pub heartbeat: Duration,
+    /// The longest time for which nf-sender lets datagrams gather before it sends them; at most
+    /// `MAX_DELAY_MAX`. With 0, it sends bursts as they arrive.
+    pub max_delay: Duration,
     /// Delays before reconnecting.
     pub reconnect: Reconnect,
     /// The disk queue.
@@ -77,6 +80,8 @@ pub(super) fn read(reader: &mut Reader<'_>, environment: &Environment) -> Option
             nf_transport_core::limits::HEARTBEAT_MIN..=nf_transport_core::limits::HEARTBEAT_MAX,
         ),
     );
+    let max_delay =
+        reader.read("max-delay", "10ms", parsers::duration(Duration::ZERO..=limits::MAX_DELAY_MAX));
     let control = reader.read("control", environment.control_path(SENDER), parsers::path);
     let metrics = reader.section("metrics", |reader| reader.optional("listen", parsers::socket_address));
     let reconnect = reader.section("reconnect", read_reconnect);
@@ -88,6 +93,7 @@ pub(super) fn read(reader: &mut Reader<'_>, environment: &Environment) -> Option
         protection: protection?,
         id: id?,
         heartbeat: heartbeat?,
+        max_delay: max_delay?,
         reconnect: reconnect?,
         spool: spool?,
         runtime_directory: environment.runtime_directory.clone(),

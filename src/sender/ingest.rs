@@ -11,10 +11,10 @@ pub(crate) mod exporter_log;
 pub(crate) mod listener;
 pub(crate) mod loss_log;
 
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -40,7 +40,15 @@ pub(crate) struct IngestSettings {
     /// Exporters outside of these prefixes are denied; empty allows all.
     pub(crate) allow: Vec<IpNet>,
     pub(crate) compression: Compression,
+    /// The longest time for which received datagrams gather; 0 sends bursts as they arrive.
+    pub(crate) max_delay: Duration,
 }
+
+/// recvmmsg calls for one piece, at most. If all of them fill the slots, the traffic is a flood.
+const CALLS_MAX: usize = 8;
+
+/// The longest wait for a datagram before ingest reads the drop counters again.
+const IDLE_ROUND: Duration = Duration::from_secs(5);
 
 /// The delay before another attempt to remove the file of a failed journal.
 const REMOVE_RETRY: Duration = Duration::from_secs(1);
@@ -65,8 +73,8 @@ pub(crate) struct Ingest {
     slots_done: Option<u64>,
     /// The time of the next attempt to remove a failed journal.
     remove_retry_at: Option<Instant>,
-    /// The time at which the drop counters are read next.
-    next_drops_check: Instant,
+    /// The time at which the drop counters are read next; `None` if nothing was received since.
+    drops_check: Option<Instant>,
 }
 
 impl Ingest {
@@ -81,7 +89,7 @@ impl Ingest {
         pulse: Pulse,
     ) -> Self {
         let RecoveredRun { queue, stream, ring, slots, checkpoint, slots_done, location } = recovered;
-        let IngestSettings { allow, compression } = settings.borrow_and_update().clone();
+        let IngestSettings { allow, compression, max_delay } = settings.borrow_and_update().clone();
         let builder = BatchBuilder::new(stream, compression);
         let batcher = Batcher {
             builder,
@@ -95,7 +103,7 @@ impl Ingest {
             is_flooded: false,
         };
         let capacities = listeners.iter().map(|listener| listener.capacity);
-        let coalescing = Coalescing::new(capacities.min().unwrap_or_default(), Instant::now());
+        let coalescing = Coalescing::new(max_delay, capacities.min().unwrap_or_default(), Instant::now());
         Self {
             listeners,
             stop,
@@ -109,7 +117,7 @@ impl Ingest {
             coalescing,
             slots_done,
             remove_retry_at: None,
-            next_drops_check: Instant::now() + ROUND,
+            drops_check: None,
         }
     }
 
@@ -119,18 +127,10 @@ impl Ingest {
         self.slots.clear();
         loop {
             self.batcher.pulse.beat();
-            self.apply_settings();
             self.replace_failed_journal();
             self.read_kernel_drops();
             match self.wait() {
-                Ok(Readiness::Listeners(readable)) => {
-                    if !core::mem::take(&mut self.batcher.is_flooded) && !readable.is_empty() {
-                        sleep(self.coalescing.time());
-                    }
-                    for index in readable {
-                        self.receive(index);
-                    }
-                }
+                Ok(Readiness::Listeners(readable)) => self.receive_piece(&readable),
                 Ok(Readiness::Shutdown) => break,
                 Err(error) => {
                     tracing::error!(%error, "cannot wait for datagrams on the UDP sockets: {error}; \
@@ -141,16 +141,18 @@ impl Ingest {
         }
         for index in 0..self.listeners.len() {
             let ends_with_us = self.listeners.get(index).is_some_and(|listener| !listener.is_held_by_systemd);
-            while ends_with_us && self.receive(index) > 0 {}
+            while ends_with_us && self.receive(index).0 > 0 {}
         }
-        self.next_drops_check = Instant::now();
+        send_queue(&self.batcher, &self.connection);
+        self.drops_check = Some(Instant::now());
         self.read_kernel_drops();
     }
 
+    /// Reads the drop counters once a second after datagrams arrived, and in each idle round.
     fn read_kernel_drops(&mut self) {
         let now = Instant::now();
-        if self.next_drops_check <= now {
-            self.next_drops_check = now + ROUND;
+        if self.drops_check.is_none_or(|at| at <= now) {
+            self.drops_check = None;
             for (listener, counters) in self.listeners.iter_mut().zip(self.counters.sockets()) {
                 listener.read_kernel_drops(counters);
             }
@@ -228,23 +230,54 @@ impl Ingest {
     /// Applies reloaded settings from the next datagram on.
     fn apply_settings(&mut self) {
         if self.settings.has_changed().unwrap_or(false) {
-            let IngestSettings { allow, compression } = self.settings.borrow_and_update().clone();
+            let IngestSettings { allow, compression, max_delay } = self.settings.borrow_and_update().clone();
             self.batcher.allow = allow;
             self.batcher.builder.set_compression(compression);
+            self.coalescing.set_max_delay(max_delay);
         }
     }
 
-    /// Waits for datagrams or shutdown, for at most one round.
-    fn wait(&self) -> std::io::Result<Readiness> {
+    /// Waits until a piece must be received, or for shutdown. Applies reloaded settings before the piece.
+    fn wait(&mut self) -> io::Result<Readiness> {
+        let everything = || (0..self.listeners.len()).collect();
+        if core::mem::take(&mut self.batcher.is_flooded) {
+            return Ok(Readiness::Listeners(everything()));
+        }
+        let readable = if self.coalescing.is_ticking() {
+            everything()
+        } else {
+            let Readiness::Listeners(readable) = self.wait_for_datagram()? else {
+                return Ok(Readiness::Shutdown);
+            };
+            self.coalescing.note_arrival(Instant::now());
+            readable
+        };
+        self.apply_settings();
+        let began = Instant::now();
+        let mut age = Duration::ZERO;
+        while !readable.is_empty()
+            && let Some(time) = self.coalescing.next_sleep(age, || fullest(&self.listeners))
+        {
+            self.batcher.pulse.beat();
+            if poll(&mut [PollFd::new(&self.stop, PollFlags::IN)], Some(time))? > 0 {
+                return Ok(Readiness::Shutdown);
+            }
+            age = began.elapsed().max(Duration::from_nanos(1));
+            self.apply_settings();
+        }
+        Ok(Readiness::Listeners(readable))
+    }
+
+    /// Waits until listeners have datagrams, or for shutdown.
+    fn wait_for_datagram(&mut self) -> io::Result<Readiness> {
         let mut waiting: Vec<PollFd<'_>> =
             self.listeners.iter().map(|listener| PollFd::new(&listener.socket, PollFlags::IN)).collect();
         waiting.push(PollFd::new(&self.stop, PollFlags::IN));
-        let round = Timespec::try_from(ROUND).ok();
-        while let Err(error) = rustix::event::poll(&mut waiting, round.as_ref()) {
-            if error != rustix::io::Errno::INTR {
-                return Err(error.into());
-            }
-        }
+        let is_work_due = self.remove_retry_at.is_some() || self.drops_check.is_some();
+        // The kernel wakes this thread, so a hung loop cannot hide in this call.
+        let away = self.batcher.pulse.away();
+        poll(&mut waiting, Some(if is_work_due { ROUND } else { IDLE_ROUND }))?;
+        drop(away);
         let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
         if waiting.pop().is_some_and(|stop| is_ready(&stop)) {
             return Ok(Readiness::Shutdown);
@@ -253,42 +286,80 @@ impl Ingest {
         Ok(Readiness::Listeners(ready.map(|(index, _)| index).collect()))
     }
 
-    /// Receives waiting datagrams of one listener, as many as there are slots. Returns their number.
-    fn receive(&mut self, index: usize) -> usize {
-        let Some(listener) = self.listeners.get_mut(index) else { return 0 };
+    /// Receives the datagrams that wait at these listeners, and sends them.
+    fn receive_piece(&mut self, readable: &[usize]) {
+        let (mut datagrams, mut bytes) = (0, 0);
+        // In a flood, each call is a piece: the uplink sends it while ingest receives the next.
+        let calls = if self.batcher.is_flooded { 1 } else { CALLS_MAX };
+        for index in readable {
+            for call in 1..=calls {
+                let (count, payload) = self.receive(*index);
+                datagrams += u64::try_from(count).unwrap_or(u64::MAX);
+                bytes += payload;
+                if count < JOURNAL_SLOTS {
+                    break;
+                }
+                self.batcher.is_flooded |= call == calls;
+            }
+        }
+        send_queue(&self.batcher, &self.connection);
+        self.coalescing.note_received(datagrams, bytes, Instant::now());
+    }
+
+    /// Receives waiting datagrams of one listener, as many as there are slots. Returns their number and the
+    /// bytes of their payloads.
+    fn receive(&mut self, index: usize) -> (usize, u64) {
+        let Some(listener) = self.listeners.get_mut(index) else { return (0, 0) };
         self.checkpoint.set_slots(self.batcher.next, listener.local.port());
         match self.slots.receive(&listener.socket) {
             Ok(count) => {
-                self.batcher.is_flooded |= count == JOURNAL_SLOTS;
                 // Denied datagrams filled the socket, too.
                 let datagrams = u64::try_from(count).unwrap_or(u64::MAX);
                 let source = SlotSource::Socket { datagrams };
                 let at = ListenedAt { socket: index, local: listener.local };
                 let summary = self.batcher.batch_slots(&mut self.slots, at, source);
-                send_queue(&self.batcher, &self.connection);
                 self.slots.clear();
-                self.coalescing.note_received(datagrams, summary.bytes, Instant::now());
                 if let (Some((first, last)), Some(counters)) =
                     (summary.dropped, self.counters.sockets().get(index))
                 {
                     listener.note_drops(first, last, counters);
                 }
-                count
+                self.drops_check.get_or_insert_with(|| Instant::now() + ROUND);
+                (count, summary.bytes)
             }
             Err(error) => {
                 // The kernel could not write the datagram to the slots and counts it as dropped.
                 if error.raw_os_error() == Some(libc::EFAULT)
-                    && let (Some(last), Some(counters)) =
-                        (journal::kernel_drops(&listener.socket), self.counters.sockets().get(index))
+                    && let (Some(memory), Some(counters)) =
+                        (journal::socket_memory(&listener.socket), self.counters.sockets().get(index))
                 {
-                    listener.note_drops(last.wrapping_sub(1), last, counters);
-                } else if error.kind() != std::io::ErrorKind::WouldBlock {
+                    listener.note_drops(memory.drops.wrapping_sub(1), memory.drops, counters);
+                } else if error.kind() != io::ErrorKind::WouldBlock {
                     tracing::debug!("recvmmsg: {error}");
                 }
-                0
+                (0, 0)
             }
         }
     }
+}
+
+/// Waits for events on `waiting`, at most for `time`. Returns the number of ready ones.
+fn poll(waiting: &mut [PollFd<'_>], time: Option<Duration>) -> io::Result<usize> {
+    let time = time.and_then(|time| Timespec::try_from(time).ok());
+    loop {
+        match rustix::event::poll(waiting, time.as_ref()) {
+            Err(rustix::io::Errno::INTR) => {}
+            outcome => return Ok(outcome?),
+        }
+    }
+}
+
+/// Returns the bytes of kernel memory in the fullest socket. A socket that does not report it counts as full.
+fn fullest(listeners: &[Listener]) -> u64 {
+    let queued = |listener: &Listener| {
+        journal::socket_memory(&listener.socket).map_or(u64::MAX, |memory| memory.queued.into())
+    };
+    listeners.iter().map(queued).max().unwrap_or_default()
 }
 
 /// Sends the queue over the lent connection, or else wakes the uplink, which sends it. In a flood the batcher

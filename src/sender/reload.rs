@@ -117,7 +117,7 @@ impl SenderReloader {
 
     fn apply(&self, settings: &SenderSettings, link: &UplinkSettings) {
         let changed = [
-            ("allow, compression", update(&self.ingest, &ingest_settings(settings))),
+            ("allow, compression, max-delay", update(&self.ingest, &ingest_settings(settings))),
             ("limits of the spool", update(&self.flusher, &flusher_settings(settings))),
             ("receivers, keys and timing of the uplink", update(&self.uplink, link)),
         ];
@@ -140,7 +140,11 @@ fn update<T: Clone + PartialEq>(settings: &watch::Sender<T>, now: &T) -> bool {
 }
 
 fn ingest_settings(settings: &SenderSettings) -> IngestSettings {
-    IngestSettings { allow: settings.allow.clone(), compression: settings.spool.compression }
+    IngestSettings {
+        allow: settings.allow.clone(),
+        compression: settings.spool.compression,
+        max_delay: settings.max_delay,
+    }
 }
 
 fn flusher_settings(settings: &SenderSettings) -> FlusherSettings {

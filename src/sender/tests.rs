@@ -104,6 +104,15 @@ fn segments(directory: &tempfile::TempDir) -> usize {
         .count()
 }
 
+/// Waits until the queue has received this number of datagrams.
+fn wait_for_received(queue: &Queue, received: u64) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while queue.figures().counts.received < received {
+        assert!(Instant::now() < deadline, "{:?}", queue.figures());
+        std::thread::yield_now();
+    }
+}
+
 fn assert_balanced(queue: &Queue) {
     let figures = queue.figures();
     let counts = figures.counts;
@@ -287,6 +296,7 @@ mod fairness;
 mod full_disk;
 mod key_changes;
 mod losses;
+mod max_delay;
 mod newer;
 mod replacement;
 mod running;

@@ -1,4 +1,4 @@
-//! Two hundred random faults under steady load. `NF_CHAOS_SEED` repeats a run.
+//! Random faults under steady load. `NF_CHAOS_SEED` repeats a run.
 
 use std::time::Duration;
 
@@ -12,7 +12,6 @@ use rand::{RngExt, SeedableRng};
 
 use crate::isolation::alone;
 
-const FAULTS: u32 = 200;
 const EXPORTERS: u16 = 8;
 const DATAGRAMS_PER_SECOND: u32 = 20_000;
 
@@ -52,16 +51,33 @@ impl Fault {
 
 #[test]
 fn two_hundred_kills_and_cuts_lose_nothing() {
+    strike_often("10ms", 200);
+}
+
+#[test]
+fn kills_and_cuts_lose_nothing_sent_at_once() {
+    strike_often("0ms", 70);
+}
+
+#[test]
+fn kills_and_cuts_lose_nothing_that_gathers_long() {
+    strike_often("200ms", 70);
+}
+
+/// Strikes with this number of faults while datagrams gather for up to `max_delay`.
+#[expect(clippy::print_stdout, reason = "the seed and the counts of a test")]
+fn strike_often(max_delay: &str, faults: u32) {
     let _running = alone();
     let seed = std::env::var("NF_CHAOS_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
     println!("NF_CHAOS_SEED={seed}");
     let mut dice = SmallRng::seed_from_u64(seed);
     let pattern = Pattern::new(MEDIUM);
-    let mut pair = Pair::connected(EXPORTERS, pattern, QUICK_SENDER);
+    let settings = format!("max-delay = {max_delay:?}\n{QUICK_SENDER}");
+    let mut pair = Pair::connected(EXPORTERS, pattern, &settings);
     let watch = Sampler::start(pair.sender.control(), Duration::from_millis(100));
     let load = pair.load(Some(DATAGRAMS_PER_SECOND), Until::Stopped);
     let mut struck = Vec::new();
-    for _ in 0..FAULTS {
+    for _ in 0..faults {
         std::thread::sleep(Duration::from_millis(dice.random_range(0..300)));
         let fault = [Fault::KillSender, Fault::KillReceiver, Fault::CutLink][dice.random_range(0..3)];
         fault.strike(&mut pair, Duration::from_millis(dice.random_range(0..300)));
@@ -76,12 +92,12 @@ fn two_hundred_kills_and_cuts_lose_nothing() {
     let repeated = pair.collector.report().repeated();
     let batch = BATCH_BODY / (RECORD_OVERHEAD + pattern.shortest());
     println!(
-        "{} datagrams, {FAULTS} faults, {kills} of them kills of the receiver, {repeated} repeats; \
+        "{} datagrams, {faults} faults, {kills} of them kills of the receiver, {repeated} repeats; \
          {answered} of {} samples of the status answered; the load held back {held_back} times",
         exporters.total(),
         samples.len(),
     );
-    assert!(answered > 100, "only {answered} samples");
+    assert!(answered > usize::try_from(faults).unwrap() / 2, "only {answered} samples");
     let bound = u64::try_from(kills * batch).unwrap();
     assert!(repeated <= bound, "{repeated} repeats after {kills} kills of the receiver: more than {bound}");
     pair.sender.wait_state("connected", STALL);

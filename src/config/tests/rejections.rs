@@ -7,7 +7,7 @@ fn unknown_keys_are_reported_with_known_ones() {
     assert_eq!(
         sender_errors("# receivers\n\nrecievers = []\n"),
         "c.toml:3: unknown key 'recievers'; known keys here: listen, allow, receivers, plaintext, key, \
-         key-file, cipher, tls, id, heartbeat, control, metrics, reconnect, spool"
+         key-file, cipher, tls, id, heartbeat, max-delay, control, metrics, reconnect, spool"
     );
     assert_eq!(
         sender_errors("[spool]\nmax_size = \"1GiB\"\n"),

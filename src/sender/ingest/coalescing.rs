@@ -1,182 +1,104 @@
-//! The time for which ingest lets datagrams coalesce in the socket before it receives them.
+//! The time for which ingest lets datagrams gather in the sockets before it receives them as one piece.
 //!
-//! - A lone datagram is received at once, a burst as one piece, and an even stream in fewer pieces.
-//! - Each piece costs both daemons and the kernels far more than the datagrams in it.
+//! Each piece wakes up both daemons, which costs them far more than the datagrams in it. So ingest receives
+//! at most one piece in `max-delay`. While pieces follow each other, it only sleeps between them: it wakes
+//! up once for each piece, not also for the first datagram of each.
+
+mod adaptive;
+mod flood;
 
 use core::time::Duration;
 use std::time::Instant;
 
-use crate::limits::COALESCING_MAX;
+use crate::sender::ingest::coalescing::adaptive::AdaptiveWait;
+use crate::sender::ingest::coalescing::flood::time_at_peak;
 
-/// The wait for the rest of a burst: the shortest sleep, which the timer slack of the kernel makes about 50
-/// us long.
-const BURST_WAIT: Duration = Duration::from_micros(1);
+/// The payload bytes of a piece that is large enough: a longer wait would save little.
+const PIECE_BYTES: u64 = 256 * 1024;
 
-/// The shortest wait that coalesces more than one burst.
-const SHORT_WAIT: Duration = Duration::from_micros(60);
+/// The shortest sleep that is worth a wake-up. Sockets that a flood fills faster use the adaptive wait.
+const SLEEP_MIN: Duration = Duration::from_micros(500);
 
-/// The span of measurement before the wait is adjusted.
-const SPAN: Duration = Duration::from_millis(10);
+/// Pieces in a row without datagrams after which ingest waits for the next datagram.
+const EMPTY_PIECES_MAX: u32 = 2;
 
-/// With fewer datagrams in a span, each is received alone: 1,000 a second.
-const FEW_DATAGRAMS: u64 = 10;
-
-/// More pieces in a span are too many: slightly more than one per millisecond.
-const PIECES_MAX: u64 = 12;
-
-/// The payload bytes of a piece that is large enough: two full batches.
-const PIECE_BYTES: u64 = 128 * 1024;
-
-/// The largest overhead of a datagram in a socket queue, in bytes of kernel memory.
-const OVERHEAD_BYTES: u64 = 1536;
-
-/// The peak rate that may begin at any moment: 10 Gbit/s, in bytes per second.
-const PEAK_RATE: u64 = 1_250_000_000;
-
-/// The counts of the current span, and the wait that follows from the last one.
+/// Decides when ingest receives. Reads no clock and does not sleep.
 #[derive(Debug)]
 pub(crate) struct Coalescing {
-    /// The bytes of kernel memory that may fill during a wait, in the smallest socket.
+    max_delay: Duration,
+    /// The bytes of kernel memory that may fill during a sleep, in the smallest socket.
     room: u64,
-    /// The longest wait: at the peak rate it does not fill `room`.
-    longest: Duration,
-    began: Instant,
-    /// Counts since `began`.
-    pieces: u64,
-    datagrams: u64,
-    bytes: u64,
-    time: Duration,
+    /// The wait if `max_delay` is 0 or a socket is small.
+    adaptive: AdaptiveWait,
+    /// Pieces follow each other within `max_delay`.
+    is_ticking: bool,
+    empty_pieces: u32,
+    /// The time of the last piece.
+    received_at: Instant,
+    /// The delay after which the next piece is large enough, at the rate of the last one.
+    time_to_fill: Duration,
 }
 
 impl Coalescing {
     /// Sets up coalescing for sockets of which the smallest queues `capacity` bytes. Three quarters stay free
     /// for datagrams that arrive while ingest works.
-    pub(crate) fn new(capacity: usize, now: Instant) -> Self {
+    pub(crate) fn new(max_delay: Duration, capacity: usize, now: Instant) -> Self {
         let room = u64::try_from(capacity / 4).unwrap_or(u64::MAX);
-        let time_at_peak = Duration::from_nanos(room.saturating_mul(1_000_000_000) / PEAK_RATE);
-        let longest = COALESCING_MAX.min(time_at_peak);
-        Self { room, longest, began: now, pieces: 0, datagrams: 0, bytes: 0, time: Duration::ZERO }
+        Self {
+            max_delay,
+            room,
+            adaptive: AdaptiveWait::new(room, now),
+            is_ticking: false,
+            empty_pieces: 0,
+            received_at: now,
+            time_to_fill: Duration::MAX,
+        }
     }
 
-    /// Notes a received piece.
+    /// Changes the longest delay from the next piece on.
+    pub(crate) fn set_max_delay(&mut self, max_delay: Duration) {
+        self.max_delay = max_delay;
+        self.is_ticking &= self.uses_max_delay();
+    }
+
+    /// Returns `true` if the next piece begins at once. Otherwise it begins with the next datagram.
+    pub(crate) fn is_ticking(&self) -> bool {
+        self.is_ticking
+    }
+
+    /// Notes that the next piece begins at `now`, with the first datagram since the last piece.
+    pub(crate) fn note_arrival(&mut self, now: Instant) {
+        self.is_ticking = self.uses_max_delay() && now.duration_since(self.received_at) < self.max_delay;
+        self.empty_pieces = 0;
+    }
+
+    /// Returns the next sleep of a piece that began `age` ago; `None` if it must be received. `queued`
+    /// returns the bytes of kernel memory in the fullest socket. It is called only after a sleep.
+    pub(crate) fn next_sleep(&self, age: Duration, queued: impl FnOnce() -> u64) -> Option<Duration> {
+        if !self.uses_max_delay() {
+            return Some(self.adaptive.time()).filter(|time| age.is_zero() && !time.is_zero());
+        }
+        let left = self.max_delay.min(self.time_to_fill).checked_sub(age).filter(|left| !left.is_zero())?;
+        let queued = if age.is_zero() { 0 } else { queued() };
+        let safe = time_at_peak(self.room.saturating_sub(queued));
+        Some(left.min(safe)).filter(|_| safe >= SLEEP_MIN)
+    }
+
+    /// Notes a received piece, of several sockets if they were read together.
     pub(crate) fn note_received(&mut self, datagrams: u64, bytes: u64, now: Instant) {
-        self.pieces += 1;
-        self.datagrams += datagrams;
-        self.bytes += bytes;
-        let span = now.duration_since(self.began);
-        if span >= SPAN {
-            self.time = self.next_time(span);
-            (self.began, self.pieces, self.datagrams, self.bytes) = (now, 0, 0, 0);
-        }
+        self.adaptive.note_received(datagrams, bytes, now);
+        let since = now.duration_since(self.received_at);
+        let nanos = since.as_nanos() * u128::from(PIECE_BYTES) / u128::from(bytes.max(1));
+        self.time_to_fill = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        self.received_at = now;
+        self.empty_pieces = if datagrams == 0 { self.empty_pieces + 1 } else { 0 };
+        self.is_ticking &= self.empty_pieces < EMPTY_PIECES_MAX;
     }
 
-    /// The wait after the first datagram of a piece.
-    pub(crate) fn time(&self) -> Duration {
-        self.time
-    }
-
-    fn next_time(&self, span: Duration) -> Duration {
-        let spans = u64::try_from(span.as_nanos() / SPAN.as_nanos()).unwrap_or(u64::MAX);
-        if self.datagrams < FEW_DATAGRAMS.saturating_mul(spans) {
-            return Duration::ZERO;
-        }
-        let time = if self.pieces > PIECES_MAX.saturating_mul(spans) {
-            (self.time * 2).max(SHORT_WAIT)
-        } else {
-            Some(self.time / 2).filter(|time| *time >= SHORT_WAIT).unwrap_or(BURST_WAIT)
-        };
-        time.min(self.longest).min(self.time_to_fill(span))
-    }
-
-    /// The time in which a piece is complete or a socket fills up, whichever is shorter.
-    fn time_to_fill(&self, span: Duration) -> Duration {
-        let time_for = |amount: u64, of: u64| {
-            let nanos = span.as_nanos() * u128::from(amount) / u128::from(of.max(1));
-            Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
-        };
-        // The kernel rounds the memory of a payload up to twice its size.
-        let memory =
-            self.bytes.saturating_mul(2).saturating_add(self.datagrams.saturating_mul(OVERHEAD_BYTES));
-        time_for(PIECE_BYTES, self.bytes).min(time_for(self.room, memory))
+    fn uses_max_delay(&self) -> bool {
+        !self.max_delay.is_zero() && time_at_peak(self.room) >= SLEEP_MIN
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Simulates one second with a burst of `datagrams` of 1,464 bytes every `every`. Returns the wait at the
-    /// end and the number of pieces in the last 100 ms.
-    fn after_a_second(capacity: usize, every: Duration, datagrams: u64) -> (Duration, u64) {
-        let began = Instant::now();
-        let mut coalescing = Coalescing::new(capacity, began);
-        let (mut now, mut waiting, mut pieces) = (began, 0, 0);
-        let mut bursts = (1..).map(|number| began + every * number).peekable();
-        while now < began + Duration::from_secs(1) {
-            now = now.max(*bursts.peek().unwrap()) + coalescing.time();
-            while bursts.next_if(|burst| *burst <= now).is_some() {
-                waiting += datagrams;
-            }
-            pieces += u64::from(now > began + Duration::from_millis(900));
-            coalescing.note_received(waiting, waiting * 1464, now);
-            waiting = 0;
-        }
-        (coalescing.time(), pieces)
-    }
-
-    #[test]
-    fn few_datagrams_are_received_one_by_one() {
-        for every in [2, 5, 1000] {
-            let (time, pieces) = after_a_second(usize::MAX, Duration::from_millis(every), 1);
-            assert_eq!((time, pieces >= 100 / every), (Duration::ZERO, true), "{every}");
-        }
-    }
-
-    #[test]
-    fn a_burst_is_received_as_one_piece() {
-        for (every, datagrams) in [(1, 5), (1, 20), (1, 60), (10, 200)] {
-            let (time, pieces) = after_a_second(usize::MAX, Duration::from_millis(every), datagrams);
-            assert_eq!(time, BURST_WAIT, "{datagrams}");
-            assert!((100 / every..=100 / every + 1).contains(&pieces), "{datagrams}: {pieces}");
-        }
-    }
-
-    #[test]
-    fn a_flood_is_received_two_batches_at_a_time() {
-        let (time, _) = after_a_second(usize::MAX, Duration::from_micros(3), 1);
-        let bytes = time.as_secs_f64() / 3e-6 * 1464.0;
-        assert!((bytes - 131_072.0).abs() < 2000.0, "{bytes}");
-    }
-
-    #[test]
-    fn an_even_stream_is_received_once_a_millisecond() {
-        for every in [16, 50, 333] {
-            let (time, pieces) = after_a_second(usize::MAX, Duration::from_micros(every), 1);
-            assert!(time <= COALESCING_MAX, "{every}: {time:?}");
-            assert!((70..=210).contains(&pieces), "{every}: {pieces}");
-        }
-    }
-
-    #[test]
-    fn a_sudden_flood_fills_a_quarter_at_most() {
-        for capacity in [2304_u32, 212_992, 425_984] {
-            let (time, _) = after_a_second(usize::try_from(capacity).unwrap(), Duration::from_micros(50), 1);
-            assert!(time > Duration::ZERO && time < COALESCING_MAX);
-            // 10 Gbit/s.
-            assert!(time.as_secs_f64() * 1.25e9 <= f64::from(capacity) / 4.0, "{capacity}: {time:?}");
-        }
-    }
-
-    #[test]
-    fn the_next_datagram_shows_the_end_of_a_flood() {
-        let mut now = Instant::now();
-        let mut coalescing = Coalescing::new(usize::MAX, now);
-        for _ in 0..200 {
-            now += Duration::from_micros(100);
-            coalescing.note_received(30, 43_920, now);
-        }
-        assert!(coalescing.time() > BURST_WAIT);
-        coalescing.note_received(1, 1464, now + Duration::from_secs(1));
-        assert_eq!(coalescing.time(), Duration::ZERO);
-    }
-}
+mod tests;

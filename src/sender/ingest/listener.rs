@@ -14,7 +14,7 @@ pub(crate) struct Listener {
     pub(super) socket: UdpSocket,
     pub(super) local: SocketAddr,
     /// The receive buffer of the socket, in bytes.
-    pub(super) capacity: usize,
+    pub(in crate::sender) capacity: usize,
     /// systemd holds the socket too: datagrams in it stay for the next run.
     pub(super) is_held_by_systemd: bool,
     /// The drop counter of the kernel when this process received its first datagram.
@@ -49,9 +49,9 @@ impl Listener {
     /// Reads the drop counter of the kernel. A datagram carries it too, but none may follow the drops.
     pub(super) fn read_kernel_drops(&mut self, counters: &SocketCounters) {
         if let Some(first) = self.dropped_before
-            && let Some(last) = journal::kernel_drops(&self.socket)
+            && let Some(memory) = journal::socket_memory(&self.socket)
         {
-            self.note_drops(first, last, counters);
+            self.note_drops(first, memory.drops, counters);
         }
     }
 }

@@ -36,7 +36,7 @@ use std::sync::Arc;
 pub(crate) use bus_error::Backing;
 pub(crate) use location::JournalLocation;
 use nf_transport_core::sequence::{Position, RunId, StreamId};
-pub(crate) use recvmmsg::{enable_ancillary_data, kernel_drops};
+pub(crate) use recvmmsg::{enable_ancillary_data, socket_memory};
 pub(crate) use ring::{Ring, RingEntry};
 use rustix::fs::{FallocateFlags, IFlags, MemfdFlags, ioctl_getflags, ioctl_setflags};
 pub(crate) use slots::{SlotEntry, Slots};

@@ -35,9 +35,19 @@ pub(crate) fn enable_ancillary_data(socket: impl AsFd, is_v6: bool) -> io::Resul
     turn_on(&socket, level, packet_info)
 }
 
-/// Reads the drop counter of the socket; `None` before Linux 4.12.
-pub(crate) fn kernel_drops(socket: impl AsFd) -> Option<u32> {
-    // struct sk_meminfo of <linux/sock_diag.h>: SK_MEMINFO_DROPS is the last of nine.
+/// The memory figures of a socket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SocketMemory {
+    /// Bytes of kernel memory that queued datagrams use.
+    pub(crate) queued: u32,
+    /// Datagrams that the kernel has dropped.
+    pub(crate) drops: u32,
+}
+
+/// Reads the memory figures of a socket; `None` before Linux 4.12.
+pub(crate) fn socket_memory(socket: impl AsFd) -> Option<SocketMemory> {
+    // struct sk_meminfo of <linux/sock_diag.h>: SK_MEMINFO_RMEM_ALLOC is the first of nine, SK_MEMINFO_DROPS
+    // the last.
     let mut figures = [0_u32; 9];
     let mut length = libc::socklen_t::try_from(size_of_val(&figures)).ok()?;
     // SAFETY: `figures` outlives the call and has `length` bytes.
@@ -51,7 +61,8 @@ pub(crate) fn kernel_drops(socket: impl AsFd) -> Option<u32> {
         )
     };
     let is_whole = usize::try_from(length).is_ok_and(|length| length == size_of_val(&figures));
-    figures.last().copied().filter(|_| outcome == 0 && is_whole)
+    let [queued, .., drops] = figures;
+    (outcome == 0 && is_whole).then_some(SocketMemory { queued, drops })
 }
 
 fn turn_on(socket: &impl AsFd, level: c_int, option: c_int) -> io::Result<()> {

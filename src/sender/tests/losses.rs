@@ -1,22 +1,12 @@
 //! Losses at the sockets are counted by exporter and by socket.
 
 use std::net::{SocketAddr, SocketAddrV6, UdpSocket};
-use std::time::{Duration, Instant};
 
 use nf_transport_core::datagram::BootTime;
 
 use super::running::RunningIngest;
-use super::{policy, start};
+use super::{policy, start, wait_for_received};
 use crate::sender::ingest::counters::{ExporterAddress, IngestCounters, SocketCounters};
-use crate::sender::queue::Queue;
-
-fn wait_for(queue: &Queue, received: u64) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while queue.figures().counts.received < received {
-        assert!(Instant::now() < deadline, "{:?}", queue.figures());
-        std::thread::yield_now();
-    }
-}
 
 fn target(socket: &UdpSocket) -> SocketAddr {
     socket.local_addr().unwrap()
@@ -37,7 +27,7 @@ fn kernel_drops_count_without_a_later_datagram() {
     exporter.send_to(&[7; 1000], target(&second)).unwrap();
     let addresses = [target(&first), target(&second)];
     let counters = RunningIngest::start(run, vec![first, second], &[]);
-    wait_for(&queue, 2);
+    wait_for_received(&queue, 2);
     let counters = counters.stop();
     let received = queue.figures().counts.received - 1;
     assert!(received < sent);
@@ -61,7 +51,7 @@ fn denied_datagrams_count_by_exporter_and_socket() {
     }
     allowed.send_to(b"x", target(&first)).unwrap();
     let counters = RunningIngest::start(run, vec![first, second], &["127.0.0.1/32"]);
-    wait_for(&queue, 1);
+    wait_for_received(&queue, 1);
     let counters = counters.stop();
     assert_eq!((counters.denied(), queue.figures().counts.received), (9, 1));
     assert_eq!(counters.sockets().iter().map(SocketCounters::denied).collect::<Vec<_>>(), [4, 5]);
