@@ -15,6 +15,9 @@ use crate::isolation::alone;
 const EXPORTERS: u16 = 8;
 const DATAGRAMS_PER_SECOND: u32 = 20_000;
 
+/// Bytes of batches that nf-receiver acknowledges at once: `limits::ACK_BYTES`.
+const ACK_BYTES: usize = 1024 * 1024;
+
 /// Longest body of a batch, and the overhead of each record beyond its payload, in bytes
 /// (docs/spool-format.md).
 const BATCH_BODY: usize = 65_600;
@@ -90,7 +93,7 @@ fn strike_often(max_delay: &str, faults: u32) {
     let answered = samples.iter().filter(|sample| sample.state.is_some()).count();
     let kills = struck.iter().filter(|fault| **fault == Fault::KillReceiver).count();
     let repeated = pair.collector.report().repeated();
-    let batch = BATCH_BODY / (RECORD_OVERHEAD + pattern.shortest());
+    let unacknowledged = (ACK_BYTES + BATCH_BODY) / (RECORD_OVERHEAD + pattern.shortest());
     println!(
         "{} datagrams, {faults} faults, {kills} of them kills of the receiver, {repeated} repeats; \
          {answered} of {} samples of the status answered; the load held back {held_back} times",
@@ -98,7 +101,7 @@ fn strike_often(max_delay: &str, faults: u32) {
         samples.len(),
     );
     assert!(answered > usize::try_from(faults).unwrap() / 2, "only {answered} samples");
-    let bound = u64::try_from(kills * batch).unwrap();
+    let bound = u64::try_from(kills * unacknowledged).unwrap();
     assert!(repeated <= bound, "{repeated} repeats after {kills} kills of the receiver: more than {bound}");
     pair.sender.wait_state("connected", STALL);
 }

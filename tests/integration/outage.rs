@@ -52,7 +52,7 @@ fn a_cut_link_loses_and_repeats_nothing() {
 }
 
 #[test]
-fn a_killed_receiver_repeats_at_most_a_batch() {
+fn a_killed_receiver_loses_nothing() {
     carries_all_through(false, |pair| {
         pair.receiver.take_daemon().kill();
         let_queue(pair, 2000);

@@ -30,6 +30,9 @@ const MANY: u64 = MUCH / 1358;
 /// Bytes that nf-receiver holds for the collectors of one stream: `limits::LANE_MAX`.
 const LANE: u64 = 1024 * 1024;
 
+/// Bytes of batches that nf-receiver acknowledges at once: `limits::ACK_BYTES`.
+const ACK_BYTES: u64 = 1024 * 1024;
+
 /// Longest batch, in bytes: `limits::BATCH_BODY_MAX`.
 const BATCH: u64 = 65_600;
 

@@ -33,11 +33,16 @@ pub const REFUSAL_TEXT_MAX: usize = 512;
 /// At most half of `JOURNAL_RING`, so that all of it stays in memory until it is known to be late.
 pub const WINDOW: u32 = 6 * 1024 * 1024;
 
-/// Longest delay of an acknowledgement in the receiver.
+/// Longest time from the delivery of a batch to its acknowledgement.
 ///
-/// One acknowledgement then covers many batches, and the sender wakes up less often. Nothing depends on it:
-/// data that is unacknowledged for such a short time is only in memory.
-pub const ACK_DELAY: Duration = Duration::from_millis(10);
+/// One acknowledgement, and one write of the position, then cover several batches. nf-sender keeps data in
+/// memory for longer than that, and `kill -9` of nf-receiver repeats no more.
+pub const ACK_DELAY: Duration = Duration::from_millis(20);
+
+/// Time after an acknowledgement from which the next delivery is acknowledged at once.
+///
+/// A sender that sends every 10 ms then gets one for every other piece, and no timer wakes the receiver.
+pub const ACK_PAUSE: Duration = Duration::from_millis(15);
 
 /// Bytes of batches after which a receiver acknowledges at once: a sixth of the window, so that the sender
 /// never stops.

@@ -15,7 +15,7 @@ use crate::limits::HANG_UP_GRACE;
 use crate::receiver::delivery::{Delivery, LossCause, PendingBatch};
 use crate::receiver::session::connection::ReceiverConnection;
 use crate::receiver::session::ended::ConnectionEnd;
-use crate::receiver::session::senders::{Counters, StreamGuard};
+use crate::receiver::session::senders::{ActiveStream, Counters, StreamGuard};
 use crate::receiver::state::positions::PositionsError;
 
 /// Event that ended a wait.
@@ -33,7 +33,16 @@ enum WaitEnd {
 }
 
 impl ReceiverConnection<'_> {
+    /// Serves the session until it ends, and stores its last position.
     pub(super) async fn run(&mut self, stream: &mut SecureStream, guard: &mut StreamGuard) -> ConnectionEnd {
+        let ended = self.exchange(stream, guard).await;
+        match guard.resumed().map(|active| self.store_and_acknowledge(active)) {
+            Some(Err(error)) => error.into(),
+            Some(Ok(())) | None => ended,
+        }
+    }
+
+    async fn exchange(&mut self, stream: &mut SecureStream, guard: &mut StreamGuard) -> ConnectionEnd {
         loop {
             // Handles all events that need no wait.
             loop {
@@ -167,8 +176,8 @@ impl ReceiverConnection<'_> {
         }
     }
 
-    /// Stores the settled position, acknowledges it, and requests more if there is room. Returns whether more
-    /// may be received that could not before.
+    /// Acknowledges the settled position if that is due, and requests more if there is room. Returns whether
+    /// more may be received that could not before.
     fn acknowledge_settled(&mut self, guard: &mut StreamGuard) -> Result<bool, PositionsError> {
         let StreamGuard { entry, active, .. } = guard;
         let Some(active) = active.as_mut() else {
@@ -177,13 +186,11 @@ impl ReceiverConnection<'_> {
         };
         let settled = active.delivery.take_settled();
         entry.note_settled(&settled);
-        let position = active.delivery.settled();
-        if active.stored.get().is_none_or(|stored| stored < position) {
-            active.stored.store(position, active.run)?;
-        }
-        self.session.acknowledge(position, Instant::now().into_std());
-        if let Some(further) = active.delivery.skip_position() {
-            active.stored.store_skip_position(further, active.run)?;
+        let (position, skip_position) = (active.delivery.settled(), active.delivery.skip_position());
+        self.session.note_delivered(position, skip_position, Instant::now().into_std());
+        // An ACK precedes RECEIVED and RESEND: the sender keeps data for requests from there on.
+        if self.session.is_ack_due() || active.delivery.is_behind() {
+            self.store_and_acknowledge(active)?;
         }
         if active.delivery.is_behind() {
             self.session.mark_received(active.delivery.received_up_to());
@@ -194,6 +201,19 @@ impl ReceiverConnection<'_> {
             }
         }
         Ok(active.delivery.may_take_more() && self.session.resume_reading(Instant::now().into_std()))
+    }
+
+    /// Stores the position of the stream, and acknowledges it. If that fails, nothing is acknowledged.
+    fn store_and_acknowledge(&mut self, active: &mut ActiveStream) -> Result<(), PositionsError> {
+        let position = active.delivery.settled();
+        if active.stored.get().is_none_or(|stored| stored < position) {
+            active.stored.store(position, active.run)?;
+        }
+        if let Some(further) = active.delivery.skip_position() {
+            active.stored.store_skip_position(further, active.run)?;
+        }
+        self.session.acknowledge(position, Instant::now().into_std());
+        Ok(())
     }
 }
 

@@ -9,7 +9,7 @@ pub use event::ReceiverEvent;
 use stream_state::StreamState;
 
 use crate::framing::{Hello, Message, Refusal, RefusalCode, Resend, Welcome};
-use crate::limits::{ACK_BYTES, ACK_DELAY, WINDOW};
+use crate::limits::{ACK_BYTES, ACK_DELAY, ACK_PAUSE, WINDOW};
 use crate::sequence::{Position, RunId};
 use crate::session::liveness::Liveness;
 use crate::session::wire::Wire;
@@ -31,14 +31,21 @@ pub struct ResumePoint {
 pub struct ReceiverSession {
     wire: Wire,
     phase: ReceiverPhase,
-    /// Position of the next ACK; `None` if everything delivered is acknowledged.
+    /// Highest positions of [`Self::note_delivered`].
+    delivered: Position,
+    skip_position: Option<Position>,
+    /// True if the daemon should store and acknowledge what is delivered.
+    is_ack_due: bool,
+    /// Latest time at which that becomes true; `None` if everything delivered is acknowledged.
+    ack_at: Option<Instant>,
+    /// Time of the last [`Self::acknowledge`].
+    acknowledged_at: Option<Instant>,
+    /// Position of the next ACK; `None` if everything stored is acknowledged.
     pending_ack: Option<Position>,
-    /// Latest time at which the pending ACK is sent.
-    flush_at: Option<Instant>,
     /// True if pending messages are sent as soon as the outbox is empty.
     is_flush_due: bool,
-    /// Bytes of batches that were received since the last ACK or RECEIVED.
-    bytes_since_flush: usize,
+    /// Bytes of batches that were received since the last [`Self::acknowledge`].
+    bytes_since_ack: usize,
     /// Position of the next RECEIVED message, if one is pending.
     pending_received: Option<Position>,
     /// Time at which the first bytes after WELCOME are overdue; `None` before WELCOME or after the first
@@ -86,23 +93,19 @@ impl ReceiverSession {
     /// Processes the expiry of timers. Call it when `poll_timeout` has passed. Other calls have no effect.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.wire.handle_timeout(now);
-        if self.flush_at.is_some_and(|at| at <= now) {
-            self.is_flush_due = true;
-            self.flush_at = None;
+        if self.ack_at.take_if(|at| *at <= now).is_some() {
+            self.is_ack_due = true;
         }
     }
 
     /// Time of the next `handle_timeout` call, unless another event happens first.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.wire.poll_timeout().into_iter().chain(self.flush_at).min()
+        self.wire.poll_timeout().into_iter().chain(self.ack_at).min()
     }
 
-    /// Messages to be written to the connection.
-    ///
-    /// Of several acknowledgements only the newest is sent: after `ACK_BYTES` of batches, after `ACK_DELAY`,
-    /// or together with another message.
+    /// Messages to be written to the connection. Of several acknowledgements only the newest is sent.
     pub fn outbox(&mut self) -> &mut Outbox {
-        if self.wire.outbox.is_empty() && (self.is_flush_due || self.bytes_since_flush >= ACK_BYTES) {
+        if self.wire.outbox.is_empty() && self.is_flush_due {
             self.flush_acks();
         }
         &mut self.wire.outbox
@@ -118,9 +121,7 @@ impl ReceiverSession {
         if let Some(position) = self.pending_received.take() {
             self.wire.outbox.push(Message::Received(position));
         }
-        self.bytes_since_flush = 0;
         self.is_flush_due = false;
-        self.flush_at = None;
     }
 
     /// Returns the next event.
@@ -152,7 +153,7 @@ impl ReceiverSession {
 
     fn handle_message(&mut self, message: Message) -> Result<Option<ReceiverEvent>, SessionError> {
         if let Message::Data(bytes) = &message {
-            self.bytes_since_flush = self.bytes_since_flush.saturating_add(bytes.len());
+            self.bytes_since_ack = self.bytes_since_ack.saturating_add(bytes.len());
         }
         let event = match (&mut self.phase, message) {
             (ReceiverPhase::Greeting, Message::Hello(hello)) => {
@@ -199,6 +200,7 @@ impl ReceiverSession {
         let resume = place.delivered.max(hello.first);
         let (received, run) = (place.received.max(resume), place.run);
         let heartbeat = hello.heartbeat.duration();
+        self.delivered = resume;
         self.wire.liveness = Some(Liveness::new(heartbeat, now));
         self.first_bytes_due = Some(now + heartbeat * 3 / 2);
         let (stream, expected, delivered) = (hello.stream, resume, resume);
@@ -232,24 +234,49 @@ impl ReceiverSession {
         was_paused
     }
 
-    /// Acknowledges everything below `position`, after `ACK_DELAY` at most.
+    /// Notes that everything below `position` is delivered, and everything below `skip_position` to the
+    /// collectors set to skip, if these are ahead.
     ///
-    /// The daemon calls it when these positions are delivered and that fact is stored.
+    /// New positions are due to be stored and acknowledged at once if the last acknowledgement was
+    /// `ACK_PAUSE` ago, else within `ACK_DELAY`.
+    pub fn note_delivered(&mut self, position: Position, skip_position: Option<Position>, now: Instant) {
+        let is_new = position > self.delivered || skip_position > self.skip_position;
+        if !is_new || !matches!(self.phase, ReceiverPhase::Open(_)) {
+            return;
+        }
+        self.delivered = self.delivered.max(position);
+        self.skip_position = self.skip_position.max(skip_position);
+        if self.acknowledged_at.is_none_or(|at| now.saturating_duration_since(at) >= ACK_PAUSE) {
+            self.is_ack_due = true;
+        } else {
+            self.ack_at.get_or_insert(now + ACK_DELAY);
+        }
+    }
+
+    /// True if the daemon should now store the delivered positions and call [`Self::acknowledge`]: after the
+    /// time of [`Self::note_delivered`], or after `ACK_BYTES` of batches.
+    pub fn is_ack_due(&self) -> bool {
+        self.is_ack_due || (self.ack_at.is_some() && self.bytes_since_ack >= ACK_BYTES)
+    }
+
+    /// Acknowledges everything below `position`, which is delivered to all collectors. That fact must be
+    /// stored.
     pub fn acknowledge(&mut self, position: Position, now: Instant) {
         let ReceiverPhase::Open(progress) = &mut self.phase else { return };
+        (self.is_ack_due, self.ack_at, self.acknowledged_at) = (false, None, Some(now));
+        self.bytes_since_ack = 0;
         let position = position.min(progress.expected);
         if position > progress.delivered {
             progress.delivered = position;
             self.pending_ack = Some(position);
-            if !self.is_flush_due {
-                self.flush_at.get_or_insert(now + ACK_DELAY);
-            }
+            self.is_flush_due = true;
         }
     }
 
     /// Reports to the sender that everything below `position` is received, in this session or an earlier one.
     ///
-    /// The sender then sends only later positions. Unacknowledged ones below can be requested again.
+    /// The sender then sends only later positions. Unacknowledged ones below can be requested again. What is
+    /// delivered below must be acknowledged first: from there on the sender keeps data for requests.
     pub fn mark_received(&mut self, position: Position) {
         let ReceiverPhase::Open(progress) = &mut self.phase else { return };
         progress.expected = progress.expected.max(position);

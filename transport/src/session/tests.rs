@@ -1,5 +1,6 @@
 //! Tests with a pair of sessions in memory and virtual time.
 
+mod acknowledging;
 mod ending;
 mod liveness;
 mod resend;
@@ -15,22 +16,16 @@ use super::*;
 use crate::batch::{Batch, BatchBuilder, Compression};
 use crate::datagram::{Datagram, Timestamp};
 use crate::framing::{Heartbeat, Hello, Message, Refusal, RefusalCode, StreamProof, Welcome};
-use crate::limits::{ACK_BYTES, ACK_DELAY, OUTBOX_MAX, WINDOW};
+use crate::limits::{OUTBOX_MAX, WINDOW};
 use crate::sequence::{Gap, GapReason, Position, RunId, StreamId};
 
 const STREAM: StreamId = StreamId([7; 16]);
 const RUN: RunId = RunId([3; 16]);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// Acknowledges everything below `position` and lets `ACK_DELAY` pass.
-fn acknowledge_at_once(receiver: &mut ReceiverSession, position: Position, now: Instant) {
-    receiver.acknowledge(position, now.checked_sub(ACK_DELAY).unwrap());
-    receiver.handle_timeout(now);
-}
-
 /// Acknowledges all received data and resumes reading.
 fn deliver_everything(receiver: &mut ReceiverSession, now: Instant) {
-    acknowledge_at_once(receiver, Position(u64::MAX), now);
+    receiver.acknowledge(Position(u64::MAX), now);
     receiver.resume_reading(now);
 }
 
@@ -306,43 +301,6 @@ fn one_batch_is_returned_at_a_time() {
     assert_eq!(pair.receiver.poll_event(), Ok(None));
     deliver_everything(&mut pair.receiver, pair.now);
     assert_eq!(pair.receiver.poll_event(), Ok(Some(delivery(&sent[1], 0))));
-}
-
-#[test]
-fn an_acknowledgement_waits_for_the_ack_delay() {
-    let mut pair = SessionPair::open(0);
-    for first in 0..2 {
-        pair.sender.send_batch(&batch(first, first + 1)).unwrap();
-        assert!(matches!(pair.flow_up(), Ok(Some(ReceiverEvent::Batch { .. }))));
-        pair.receiver.acknowledge(Position(first + 1), pair.now);
-        pair.receiver.resume_reading(pair.now);
-        assert!(pair.receiver.outbox().is_empty());
-        assert_eq!(
-            pair.receiver.poll_timeout(),
-            Some(pair.now + ACK_DELAY / 2 * u32::from(first == 0) + ACK_DELAY / 2)
-        );
-        pair.wait(ACK_DELAY / 2);
-    }
-    assert_eq!(written(pair.receiver.outbox()), bytes_of(Message::Ack(Position(2))));
-}
-
-#[test]
-fn ack_bytes_are_acknowledged_at_once() {
-    let mut pair = SessionPair::open(0);
-    let mut sent = 0;
-    for first in 0.. {
-        let batch = batch_of(first, 1, 60_000);
-        sent += batch.bytes().len();
-        pair.sender.send_batch(&batch).unwrap();
-        assert!(matches!(pair.flow_up(), Ok(Some(ReceiverEvent::Batch { .. }))));
-        pair.receiver.acknowledge(Position(first + 1), pair.now);
-        pair.receiver.resume_reading(pair.now);
-        if sent >= ACK_BYTES {
-            assert_eq!(written(pair.receiver.outbox()), bytes_of(Message::Ack(Position(first + 1))));
-            break;
-        }
-        assert!(pair.receiver.outbox().is_empty());
-    }
 }
 
 #[test]

@@ -50,3 +50,49 @@ async fn a_cancelled_hello_leaves_no_file_open() {
     timeout(Duration::from_secs(10), closed).await.expect("the file stays open");
     drop(kept);
 }
+
+/// Returns the stored position of the sender's stream, as after a restart of nf-receiver.
+fn stored(receiver: &Receiver) -> Option<Position> {
+    let positions = Positions::open(receiver.state.path()).unwrap();
+    let owner = StreamOwner { sender: "edge".parse().unwrap(), source: None };
+    positions.stream(&owner, stream(), Instant::now().into_std()).unwrap().get()
+}
+
+#[tokio::test]
+async fn an_acknowledged_position_is_stored() {
+    let mut exchange = Exchange::agreed().await;
+    for first in 0..20 {
+        exchange.say(Message::Data(batch(Position(first), b"x").bytes().clone())).await;
+        if first % 3 == 0 {
+            let Message::Ack(position) = exchange.hear().await else { panic!("no acknowledgement") };
+            assert!(stored(&exchange.receiver) >= Some(position));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_session_stores_the_last_position() {
+    for is_orderly in [true, false] {
+        let mut exchange = Exchange::agreed().await;
+        for first in 0..2 {
+            exchange.say(Message::Data(batch(Position(first), b"x").bytes().clone())).await;
+            exchange.receiver.collector.recv(&mut [0; 16]).await.unwrap();
+            if first == 0 {
+                assert_eq!(exchange.hear().await, Message::Ack(Position(1)));
+            }
+        }
+        let receiver = exchange.receiver.clone();
+        if is_orderly {
+            exchange.stopper.request();
+            assert_eq!(exchange.hear().await, Message::Ack(Position(2)));
+            assert_eq!(exchange.hear().await, Message::Goodbye);
+        } else {
+            drop(exchange);
+            let senders = &receiver.shared.senders;
+            while senders.status(&AccessPolicy::default())[0].ended.is_none() {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert_eq!(stored(&receiver), Some(Position(2)), "orderly: {is_orderly}");
+    }
+}

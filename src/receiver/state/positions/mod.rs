@@ -27,8 +27,8 @@
 //! The first two slots are written in turn, so that an interrupted write leaves the previous one. The highest
 //! valid slot counts. A slot of zeros, or past the end of the file, was never written.
 //!
-//! Unlike other state files they are written in place, not replaced: a position is stored for each settled
-//! batch, and a replacement costs a new file and two syncs. The two slots are as safe as a replacement: no
+//! Unlike other state files they are written in place, not replaced: a position is stored for each
+//! ACK, and a replacement costs a new file and two syncs. The two slots are as safe as a replacement: no
 //! write touches the slot that counts, and a checksum of 32 bytes in one sector shows a write that was cut
 //! short. If a sync fails, the slots are written again before the next one.
 //!

@@ -13,7 +13,7 @@ pub(super) struct StreamState {
     pub(super) stream: StreamId,
     /// Next expected position.
     pub(super) expected: Position,
-    /// Position below which everything is delivered; `delivered <= expected`.
+    /// Position below which everything is delivered and stored; `delivered <= expected`.
     pub(super) delivered: Position,
     /// Position of the last RECEIVED message.
     pub(super) reported_received: Position,

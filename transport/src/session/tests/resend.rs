@@ -131,7 +131,7 @@ fn a_gap_answers_a_request_up_to_its_end() {
 fn an_invalid_request_ends_the_session() {
     for first in [5, 40, 1000] {
         let mut pair = received_up_to(40);
-        acknowledge_at_once(&mut pair.receiver, Position(10), pair.now);
+        pair.receiver.acknowledge(Position(10), pair.now);
         assert_eq!(pair.flow_down(), Ok(Some(acknowledged(10))));
         let error = SessionError::NotSent { wanted: Position(first), sent: Position(40) };
         assert_eq!(

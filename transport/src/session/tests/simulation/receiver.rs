@@ -53,12 +53,15 @@ impl Simulation {
         while lane.front().is_some_and(|(_, until)| *until <= self.now) {
             let Some((event, _)) = lane.pop_front() else { break };
             self.store.deliver(&event, usize::MAX);
-            receiver.acknowledge(self.store.stored, self.now);
+            receiver.note_delivered(self.store.stored, None, self.now);
         }
         if receiver.wants_bytes() && dead_since.is_none() {
             receiver.handle_bytes(&up.read(self.now), self.now);
         }
         receiver.handle_timeout(self.now);
+        if receiver.is_ack_due() {
+            receiver.acknowledge(self.store.stored, self.now);
+        }
         loop {
             let longest = if self.rng.random_bool(0.2) { 600 } else { 10 };
             let until = self.now + Duration::from_millis(self.rng.random_range(0..longest));
@@ -108,6 +111,7 @@ impl Simulation {
             fast.stored = fast.stored.max(*end);
         }
         if *end < fast.stored {
+            receiver.acknowledge(self.store.stored, self.now);
             receiver.mark_received(fast.stored);
             if lane.is_empty() && !receiver.is_resend_pending() {
                 receiver.request_resend(*end, self.rng.random_range(1..3000));
