@@ -3,6 +3,7 @@
 //! The rest of the spool uses these traits only, so that tests can tear writes, flip bits and fill disks.
 
 use std::fs::{DirEntry, File, Metadata, OpenOptions, Permissions};
+use std::io::IoSlice;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
@@ -83,6 +84,9 @@ pub trait Disk: core::fmt::Debug {
 pub trait DiskFile {
     /// Writes all of `bytes` at `offset`. After an error any part of them may be written.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Writes all of `pieces`, one after the other, at `offset`. After an error any part of them may be
+    /// written.
+    fn write_pieces_at(&self, pieces: &[&[u8]], offset: u64) -> io::Result<()>;
     /// Reads up to `buffer.len()` bytes at `offset`; 0 means the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Makes the file end after `size` bytes.
@@ -96,6 +100,9 @@ pub trait DiskFile {
     /// Makes it count as last written to at `time`.
     fn set_modified(&self, time: Timestamp) -> io::Result<()>;
 }
+
+/// Pieces of one write: Linux accepts as many (`IOV_MAX`).
+const PIECES_MAX: usize = 1024;
 
 /// Threads that list a directory, and the number of files that do not justify another thread.
 const LISTERS: usize = 4;
@@ -244,6 +251,22 @@ pub(super) fn is_full(error: &io::Error) -> bool {
 impl DiskFile for File {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.write_all_at(bytes, offset)
+    }
+
+    fn write_pieces_at(&self, pieces: &[&[u8]], mut offset: u64) -> io::Result<()> {
+        let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+        let mut rest = slices.as_mut_slice();
+        IoSlice::advance_slices(&mut rest, 0);
+        while !rest.is_empty() {
+            let count = match rustix::io::pwritev(self, rest.get(..PIECES_MAX).unwrap_or(rest), offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Err(rustix::io::Errno::INTR) => continue,
+                other => other?,
+            };
+            IoSlice::advance_slices(&mut rest, count);
+            offset += u64::try_from(count).unwrap_or(u64::MAX);
+        }
+        Ok(())
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {

@@ -39,6 +39,8 @@ pub(crate) struct MemoryDisk {
     /// Bytes of removed files that do not count as free yet.
     unfreed: Rc<Cell<u64>>,
     frees_late: Rc<Cell<bool>>,
+    /// Bytes that are reported as free and refused, as by a quota.
+    promised: Rc<Cell<u64>>,
     opened: Rc<RefCell<Vec<String>>>,
     wall: Rc<Cell<Timestamp>>,
 }
@@ -57,6 +59,7 @@ impl Default for MemoryDisk {
             flat: Rc::default(),
             unfreed: Rc::default(),
             frees_late: Rc::default(),
+            promised: Rc::default(),
             opened: Rc::default(),
             wall: Rc::default(),
         }
@@ -134,6 +137,11 @@ impl MemoryDisk {
     /// Counts the room of removed files as free only after [`Self::free_now`], as on XFS.
     pub(crate) fn free_late(&self) {
         self.frees_late.set(true);
+    }
+
+    /// Reports `bytes` as free that writes do not get, as with a quota.
+    pub(crate) fn promise(&self, bytes: u64) {
+        self.promised.set(bytes);
     }
 
     /// The room of all removed files counts as free.
@@ -282,7 +290,8 @@ impl Disk for MemoryDisk {
         let files = self.now.borrow().len();
         Ok(Space {
             total: self.total.get().unwrap_or(self.capacity.get()),
-            free: self.capacity.get().saturating_sub(self.used()).saturating_sub(self.unfreed.get()),
+            free: (self.capacity.get().saturating_sub(self.used()).saturating_sub(self.unfreed.get()))
+                .saturating_add(self.promised.get()),
             free_inodes: Some(size(self.files_max.get().saturating_sub(files))),
             is_read_only: self.read_only.get(),
         })
@@ -303,6 +312,10 @@ impl DiskFile for MemoryFile {
         content[start..start + written].copy_from_slice(&bytes[..written]);
         self.content.modified.set(self.disk.wall.get());
         if written < bytes.len() { Err(rustix::io::Errno::NOSPC.into()) } else { Ok(()) }
+    }
+
+    fn write_pieces_at(&self, pieces: &[&[u8]], offset: u64) -> io::Result<()> {
+        self.write_at(&pieces.concat(), offset)
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {

@@ -180,6 +180,31 @@ fn a_survey_without_whole_batches_is_empty() {
     assert_eq!(survey(disk).unwrap().samples(), []);
 }
 
+fn run(firsts: core::ops::Range<u64>) -> Vec<Batch> {
+    firsts.map(|number| batch(number * 3, 3)).collect()
+}
+
+#[test]
+fn a_run_of_batches_is_one_write() {
+    let disk = MemoryDisk::default();
+    let mut spool = open_with(&disk, Policy { rotate_size: 1 << 20, ..policy() }).spool;
+    spool.append(&batch(0, 3), NOW, Position(0)).unwrap();
+    let before = disk.changes_left();
+    assert_eq!(spool.append_run(&run(1..10), NOW), 9);
+    assert_eq!(before - disk.changes_left(), 1);
+    assert_eq!(read_from(&spool, Position(0)), Given { batches: run(0..10), lost: vec![] });
+    assert_eq!(read_from(&reopen(&disk).spool, Position(0)), Given { batches: run(0..10), lost: vec![] });
+}
+
+#[test]
+fn a_run_continues_in_the_next_segment() {
+    let disk = MemoryDisk::default();
+    let mut spool = reopen(&disk).spool;
+    assert_eq!((spool.append_run(&run(0..10), NOW), spool.segments()), (10, 4));
+    assert!(disk.list().unwrap().iter().all(|file| file.size <= policy().rotate_size));
+    assert_eq!(read_from(&spool, Position(0)), Given { batches: run(0..10), lost: vec![] });
+}
+
 #[test]
 fn segments_rotate_by_size_and_by_age() {
     let disk = MemoryDisk::default();

@@ -27,6 +27,19 @@ fn assert_all_there(disk: &MemoryDisk, batches: u64) {
 }
 
 #[test]
+fn a_torn_run_leaves_nothing_behind() {
+    let (disk, mut spool) = spool_with(1, Policy { rotate_size: 1 << 20, ..policy() });
+    let size = spool.size();
+    // Room for one batch and a half.
+    disk.promise(10_000);
+    disk.set_capacity(disk.used() + 400);
+    assert_eq!(spool.append_run(&run(1..5), NOW), 0);
+    assert_eq!((spool.size(), lost(&mut spool)), (size, 0));
+    append(&mut spool, 1).unwrap();
+    assert_all_there(&disk, 2);
+}
+
+#[test]
 fn an_unreachable_min_free_drops_nothing() {
     for when_full in [WhenFull::DropOldest, WhenFull::DropNewest] {
         let min_free = MinFree::Bytes(20_000);

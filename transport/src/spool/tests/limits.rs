@@ -55,6 +55,19 @@ fn yielding_nothing_drops_nothing() {
 }
 
 #[test]
+fn a_run_drops_nothing() {
+    let disk = MemoryDisk::default();
+    let mut spool = open_with(&disk, Policy { max_size: 2600, ..policy() }).spool;
+    spool.append(&batch(0, 3), NOW, Position(0)).unwrap();
+    let size = spool.size();
+    assert_eq!(spool.append_run(&run(1..20), NOW), 0);
+    assert_eq!((spool.size(), spool.end(), spool.take_dropped()), (size, Some(Position(3)), Vec::new()));
+    disk.set_capacity(disk.used() + 900);
+    assert_eq!(spool.append_run(&run(1..5), NOW), 0, "min-free and the disk count, too");
+    assert_eq!((spool.size(), spool.take_dropped()), (size, Vec::new()));
+}
+
+#[test]
 fn a_ceiling_overrides_a_smaller_max_size() {
     let disk = MemoryDisk::default();
     let mut spool = open_with(&disk, Policy { max_size: 1500, ..policy() }).spool;
