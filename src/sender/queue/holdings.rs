@@ -25,6 +25,11 @@ impl Holding {
         let records_len = u64::from(batch.header().records_len).max(1);
         Self { datagrams: 1, bytes: length.saturating_mul(record).div_ceil(records_len) }
     }
+
+    fn add(&mut self, more: Self) {
+        self.datagrams += more.datagrams;
+        self.bytes += more.bytes;
+    }
 }
 
 /// The holdings of all exporters in a batch, a segment or the spool.
@@ -35,16 +40,25 @@ impl Shares {
     /// Computes the shares of a batch that occupies `length` bytes on disk.
     pub(crate) fn of(batch: &Batch, length: u64) -> Result<Self, BatchError> {
         let mut shares = Self::default();
+        let mut run: Option<(IpAddr, Holding)> = None;
         for datagram in batch.records()?.iter() {
-            shares.add(datagram.exporter.ip(), Holding::of(&datagram, batch, length));
+            let (exporter, holding) = (datagram.exporter.ip(), Holding::of(&datagram, batch, length));
+            if let Some((same, held)) = &mut run
+                && *same == exporter
+            {
+                held.add(holding);
+            } else if let Some((before, held)) = run.replace((exporter, holding)) {
+                shares.add(before, held);
+            }
+        }
+        if let Some((exporter, held)) = run {
+            shares.add(exporter, held);
         }
         Ok(shares)
     }
 
     pub(crate) fn add(&mut self, exporter: IpAddr, more: Holding) {
-        let held = self.0.entry(exporter).or_default();
-        held.datagrams += more.datagrams;
-        held.bytes += more.bytes;
+        self.0.entry(exporter).or_default().add(more);
     }
 
     pub(crate) fn add_all(&mut self, others: &Self) {
