@@ -57,6 +57,9 @@ pub(crate) struct Queue {
     /// The number of times that the state was locked.
     #[cfg(test)]
     state_locks: AtomicU64,
+    /// The number of times that ingest and the uplink woke the flusher.
+    #[cfg(test)]
+    wakeups: AtomicU64,
 }
 
 impl Queue {
@@ -82,6 +85,8 @@ impl Queue {
             arrived: Notify::new(),
             #[cfg(test)]
             state_locks: AtomicU64::new(0),
+            #[cfg(test)]
+            wakeups: AtomicU64::new(0),
         }
     }
 
@@ -101,6 +106,18 @@ impl Queue {
     #[cfg(test)]
     pub(crate) fn state_locks(&self) -> u64 {
         self.state_locks.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of times that ingest and the uplink woke the flusher.
+    #[cfg(test)]
+    pub(crate) fn wakeups(&self) -> u64 {
+        self.wakeups.load(Ordering::Relaxed)
+    }
+
+    fn wake_flusher(&self) {
+        #[cfg(test)]
+        self.wakeups.fetch_add(1, Ordering::Relaxed);
+        self.work.notify_one();
     }
 
     pub(crate) fn spool(&self) -> MutexGuard<'_, Spool<Directory>> {
@@ -179,10 +196,13 @@ impl Queue {
         }
         let dropped = match written {
             Ok(entry) => {
+                let was_pressing = state.tail().is_pressing();
                 state.push(entry);
-                // Otherwise the flusher wakes by itself before a batch in the tail gets too old.
-                if state.tail().is_pressing() || state.stage() > ShutdownStage::Running {
-                    self.work.notify_one();
+                // A flusher that is awake looks again. Otherwise it wakes by itself before a batch in the
+                // tail gets too old.
+                let is_pressing = state.tail().is_pressing() && !was_pressing;
+                if is_pressing || state.stage() > ShutdownStage::Running {
+                    self.wake_flusher();
                 }
                 None
             }
@@ -275,10 +295,11 @@ impl Queue {
         let acknowledged = state.acknowledge(position, bytes, in_flight);
         self.checkpoint.set_acknowledged(acknowledged);
         self.pop_tail(&mut state, acknowledged);
-        let spool_has_some = state.spool_size() > 0;
+        let is_spool_done = state.is_spool_acknowledged();
         drop(state);
-        if spool_has_some {
-            self.work.notify_one();
+        // Before that, the flusher removes files whenever it enforces the limits.
+        if is_spool_done {
+            self.wake_flusher();
         }
     }
 

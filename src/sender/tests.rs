@@ -293,6 +293,7 @@ fn sent_and_read_batches_are_in_flight_at_once() {
 mod damage;
 mod encryption;
 mod fairness;
+mod flushing;
 mod full_disk;
 mod key_changes;
 mod losses;

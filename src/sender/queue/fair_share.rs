@@ -174,6 +174,11 @@ impl FairShare {
         length.saturating_add(spool.max_size() / RESERVE_PARTS)
     }
 
+    /// Returns `true` if so little is free after `length` more bytes that a thinning is prepared.
+    pub(crate) fn is_nearly_full(spool: &Spool<Directory>, length: u64) -> bool {
+        spool.excess(length.saturating_add(spool.max_size() / PREPARE_PARTS)) > 0
+    }
+
     /// Returns the bytes that the spool may hold while it is cut down to a smaller `max-size`; otherwise 0.
     pub(crate) fn ceiling(&self) -> u64 {
         self.ceiling
@@ -223,7 +228,7 @@ impl FairShare {
     ) {
         self.now = now;
         self.end_work(spool, in_flight);
-        let is_nearly_full = spool.excess(spool.max_size() / PREPARE_PARTS) > 0;
+        let is_nearly_full = Self::is_nearly_full(spool, 0);
         if let Some(Prepared { segment, .. }) = &self.prepared
             && !(may_thin && is_nearly_full && spool.is_candidate(*segment, in_flight))
         {

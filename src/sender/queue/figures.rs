@@ -60,6 +60,8 @@ pub(crate) struct SpoolFigures {
     pub(crate) room: Option<Room>,
     pub(crate) damaged: FileTotals,
     pub(crate) newer: FileTotals,
+    /// The position after the last one in the spool.
+    pub(crate) end: Option<Position>,
     /// The first position of the spool when `oldest` was read.
     first: Option<Position>,
 }
@@ -72,7 +74,7 @@ impl SpoolFigures {
     }
 
     pub(crate) fn update(&mut self, spool: &Spool<Directory>) {
-        self.size = spool.size();
+        (self.size, self.end) = (spool.size(), spool.end());
         self.segments = spool.segments();
         self.room = spool.room().ok();
         (self.damaged, self.newer) = (spool.damaged(), spool.newer());

@@ -7,6 +7,7 @@
 
 mod drops;
 mod log;
+mod run;
 mod sync;
 mod task;
 mod timing;
@@ -23,9 +24,10 @@ use tokio::sync::watch;
 use self::drops::DropAccounts;
 use self::log::FlusherLog;
 use self::sync::SpoolSync;
-use self::task::FlushTask;
+use self::task::{FlushTask, Spill};
 use crate::host::{LoggedCount, Pulse, both_clocks};
 use crate::sender::ingest::counters::IngestCounters;
+use crate::sender::journal::RingEntry;
 use crate::sender::queue::Queue;
 use crate::sender::queue::fair_share::{FairShare, ThinnedLoss};
 use crate::sender::queue::figures::SpoolFigures;
@@ -70,9 +72,7 @@ pub(crate) struct Flusher {
     when_full: WhenFull,
     /// Half of `sync-after`.
     half: Duration,
-    /// The end of the spool after the last round.
-    spool_end: Option<Position>,
-    /// The space of the spool after the last round.
+    /// The space and the end of the spool after the last round.
     figures: SpoolFigures,
     sync: SpoolSync,
     enforce_at: Instant,
@@ -94,10 +94,7 @@ impl Flusher {
         pulse: Pulse,
     ) -> Self {
         let FlusherSettings { policy, sync_after } = *settings.borrow_and_update();
-        let (spool_end, figures) = {
-            let spool = queue.spool();
-            (spool.end(), SpoolFigures::of(&spool))
-        };
+        let figures = SpoolFigures::of(&queue.spool());
         Self {
             fair_share: FairShare::new(queue.clone()),
             drops: DropAccounts::new(queue.clone(), counters),
@@ -107,7 +104,6 @@ impl Flusher {
             pulse,
             when_full: policy.when_full,
             half: sync_after / 2,
-            spool_end,
             figures,
             enforce_at: Instant::now(),
             retry_at: None,
@@ -149,11 +145,11 @@ impl Flusher {
         }
     }
 
-    /// Does `task`. Returns `false` if the spool rejected the batch.
+    /// Does `task`. Returns `false` if the spool rejected its first batch.
     fn work(&mut self, task: &FlushTask) -> bool {
         let now = Instant::now();
         let queue = self.queue.clone();
-        let mut sealed = task.spill.as_ref().map(|(entry, _)| queue.seal(&entry.batch));
+        let mut sealed = task.spill.as_ref().map(|spill| queue.seal(&spill.entry.batch));
         // Other threads hold the spool while they wait for the disk, too.
         let pulse = self.pulse.clone();
         let disk = pulse.away();
@@ -180,7 +176,7 @@ impl Flusher {
             self.make_room(&mut spool, length, in_flight, is_crowded, now);
         let ceiling = if is_sifting { self.fair_share.ceiling() } else { 0 };
         let mut sifted = None;
-        if let Some((entry, _)) = task.spill.as_ref().filter(|_| is_sifting) {
+        if let Some(Spill { entry, .. }) = task.spill.as_ref().filter(|_| is_sifting) {
             if let Some((batch, loss)) = self.sift(&spool, &entry.batch) {
                 sealed = Some(queue.seal(&batch));
                 sifted = Some(batch);
@@ -194,7 +190,7 @@ impl Flusher {
         if is_awaited {
             sealed = None;
         }
-        let outcome = task.spill.as_ref().zip(sealed).map(|((_, gaps), sealed)| {
+        let outcome = task.spill.as_ref().zip(sealed).map(|(Spill { gaps, .. }, sealed)| {
             if spool.end().is_some() {
                 for gap in gaps {
                     spool.record_gap(*gap);
@@ -218,21 +214,22 @@ impl Flusher {
         }
         let segment_error = spool.stuck().map(str::to_owned);
         let kept_apart = spool.take_preserved();
-        if let (Some(Ok(())), Some((entry, _))) = (&outcome, &task.spill) {
+        let mut written = None;
+        if let (Some(Ok(())), Some(Spill { entry, next, .. })) = (&outcome, &task.spill) {
             let batch = sifted.as_ref().unwrap_or(&entry.batch);
             self.fair_share.note_appended(&spool, batch, batch_len(batch));
+            written = self.append_next(&mut spool, next).or(Some(entry));
         }
         if task.spill.is_none() {
             self.prepare(&mut spool, in_flight, now);
         }
         let wrong_clock = spool.take_wrong_clock();
-        self.spool_end = spool.end();
         self.figures.update(&spool);
         drop(disk);
         drop(spool);
         queue.note_kept_apart(kept_apart);
         self.drops.account(&lost, &dropped);
-        self.note_append(task, outcome);
+        self.note_append(written, outcome);
         if is_awaited {
             // Nothing was refused, so the next attempt waits for `retry_at` as well.
             self.is_holding = false;
@@ -294,13 +291,14 @@ impl Flusher {
         }
     }
 
-    /// Updates the state of the queue after a round, whose append had `outcome`.
-    fn note_append(&mut self, task: &FlushTask, outcome: Option<Result<(), AppendError>>) {
+    /// Updates the state of the queue after a round, whose append had `outcome`. The last appended batch is
+    /// `written`.
+    fn note_append(&mut self, written: Option<&RingEntry>, outcome: Option<Result<(), AppendError>>) {
         let queue = self.queue.clone();
         let mut state = queue.state();
         state.set_spool(self.figures);
-        match (outcome, &task.spill) {
-            (Some(Ok(())), Some((entry, _))) => {
+        match (outcome, written) {
+            (Some(Ok(())), Some(entry)) => {
                 self.retry_at = None;
                 state.note_writable();
                 queue.pop_tail(&mut state, entry.batch.end());
@@ -358,7 +356,7 @@ impl Flusher {
         let (acknowledged, next, dropped_last) = {
             let state = self.queue.state();
             let (acknowledged, next) = (state.acknowledged(), state.next_position());
-            let from = self.spool_end.unwrap_or_default().max(acknowledged);
+            let from = self.figures.end.unwrap_or_default().max(acknowledged);
             // After a tail that the disk rejected, a gap record would have nothing before it.
             let dropped_last: Vec<Gap> =
                 if state.tail().is_empty() { state.gaps_within(from, next).collect() } else { Vec::new() };

@@ -117,6 +117,12 @@ impl QueueState {
         self.spool.size
     }
 
+    /// Returns `true` if all of the spool, as of the last round of the flusher, is acknowledged. Its files
+    /// can be removed at once then.
+    pub(super) fn is_spool_acknowledged(&self) -> bool {
+        self.spool.size > 0 && self.spool.end.is_some_and(|end| end <= self.acknowledged())
+    }
+
     /// The gaps within `from..to`, cut to that range.
     pub(super) fn gaps_within(&self, from: Position, to: Position) -> impl Iterator<Item = Gap> {
         self.ledger.gaps_within(from, to)

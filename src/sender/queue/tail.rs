@@ -37,6 +37,11 @@ impl Tail {
         self.batches.front().map(|(entry, since)| (entry, *since))
     }
 
+    /// The batches after the oldest, with their arrival times.
+    pub(super) fn after_oldest(&self) -> impl Iterator<Item = (&RingEntry, Instant)> {
+        self.batches.iter().skip(1).map(|(entry, since)| (entry, *since))
+    }
+
     /// Returns the batch that holds `position`.
     pub(super) fn batch_at(&self, position: Position) -> Option<&Batch> {
         let index = self.batches.partition_point(|(entry, _)| entry.batch.end() <= position);

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Flusher;
-use super::task::FlushTask;
+use super::task::{FlushTask, Spill};
 use crate::host::wait_on_for;
 use crate::sender::queue::state::{QueueState, ShutdownStage};
 
@@ -26,8 +26,7 @@ impl Flusher {
 
     /// Returns the time at which there is work.
     fn due(&self, state: &QueueState, now: Instant) -> Instant {
-        let spool_has_acknowledged = state.spool_size() > 0 && self.is_spool_acknowledged(state);
-        if state.stage() == ShutdownStage::Stopped || spool_has_acknowledged {
+        if state.stage() == ShutdownStage::Stopped || state.is_spool_acknowledged() {
             return now;
         }
         // A push into an empty tail does not wake this thread.
@@ -36,28 +35,31 @@ impl Flusher {
         [Some(spill_at), sync_at].into_iter().flatten().fold(self.enforce_at, Instant::min)
     }
 
-    /// Returns `true` if everything in the spool is acknowledged, so that its files can be removed at once.
-    fn is_spool_acknowledged(&self, state: &QueueState) -> bool {
-        self.spool_end.is_some_and(|end| end <= state.acknowledged())
-    }
-
     /// Returns the time at which the oldest batch of the tail moves to the spool.
     fn spill_at(&self, state: &QueueState, now: Instant) -> Option<Instant> {
         let (_, since) = state.tail().oldest()?;
-        let hurry = state.stage() > ShutdownStage::Running || state.tail().is_pressing();
-        let wanted = if hurry { now } else { since + self.half };
+        let wanted = if Self::is_hurried(state) { now } else { since + self.half };
         let is_at_once =
             state.stage() == ShutdownStage::Stopped || (self.is_holding && state.tail().is_pressing());
         let retry_at = self.retry_at.filter(|_| !is_at_once);
         Some(retry_at.map_or(wanted, |retry| wanted.max(retry)))
     }
 
+    /// Returns `true` if batches move to the spool before their time.
+    pub(super) fn is_hurried(state: &QueueState) -> bool {
+        state.stage() > ShutdownStage::Running || state.tail().is_pressing()
+    }
+
     fn task(&self, state: &QueueState, now: Instant) -> FlushTask {
         let is_due = self.spill_at(state, now).is_some_and(|at| at <= now);
         let acknowledged = state.acknowledged();
         let spill = state.tail().oldest().filter(|_| is_due).map(|(entry, _)| {
-            let from = self.spool_end.unwrap_or(entry.batch.first()).max(acknowledged);
-            (entry.clone(), state.gaps_within(from, entry.batch.first()).collect())
+            let from = self.figures.end.unwrap_or(entry.batch.first()).max(acknowledged);
+            Spill {
+                entry: entry.clone(),
+                gaps: state.gaps_within(from, entry.batch.first()).collect(),
+                next: self.run_after(state, entry, now),
+            }
         });
         FlushTask { acknowledged, stage: state.stage(), spill }
     }
