@@ -1,6 +1,7 @@
 //! Bare loops: the least work that a relay can do, as a limit for comparison.
 //!
 //! - One loop receives datagrams by recvmmsg and sends them by sendmmsg or GSO.
+//! - The plain relay does the same with recvfrom and sendto, one datagram each.
 //! - Two loops with a TCP connection between them are the least work for a relay like nf-sender and
 //!   nf-receiver: nothing is framed, checked, stored, acknowledged or encrypted.
 //!
@@ -38,6 +39,11 @@ impl Bare {
             Some(target) => Self::with(&[sending, &target.to_string()]),
             None => Self::with(&[sending]),
         }
+    }
+
+    /// Starts a plain relay to `target`.
+    pub(crate) fn plain_relay(target: SocketAddr) -> Self {
+        Self::with(&["one-by-one", &target.to_string()])
     }
 
     fn with(arguments: &[&str]) -> Self {
@@ -121,6 +127,7 @@ pub(crate) fn run(arguments: &[String]) {
     match arguments[..] {
         ["to-tcp", target] => to_tcp(&socket.into(), target),
         ["from-tcp", target] => from_tcp(&socket.into(), target),
+        ["one-by-one", target] => relay_one_by_one(&socket.into(), target),
         ["gso", target] => relay(&socket.into(), target, Sending::Gso),
         [_, target] => relay(&socket.into(), target, Sending::Plain),
         _ => println!("{}", receive(&socket.into())),
@@ -181,6 +188,18 @@ fn relay(socket: &UdpSocket, target: &str, sending: Sending) {
         if count > 0 {
             sending.send(&outgoing, &mut messages, count);
         }
+    }
+}
+
+/// Receives and sends one datagram after the other.
+fn relay_one_by_one(socket: &UdpSocket, target: &str) {
+    let target: SocketAddr = target.parse().unwrap();
+    let outgoing = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let (length, _) = socket.recv_from(&mut buffer).unwrap();
+        // Ignore errors: the collector may not be listening yet.
+        drop(outgoing.send_to(&buffer[..length], target));
     }
 }
 

@@ -118,14 +118,14 @@ impl Generator {
         &self.sequences
     }
 
-    /// Sends all datagrams of the timetable.
-    pub(crate) fn run(&mut self, timetable: &Timetable, rate: f64) -> GeneratorResult {
+    /// Sends all datagrams of the timetable, those that are due at each `every`.
+    pub(crate) fn run(&mut self, timetable: &Timetable, rate: f64, every: Duration) -> GeneratorResult {
         let (total, began) = (timetable.total(), Instant::now());
-        let burst_max = (CATCH_UP * rate * TICK.as_secs_f64()).ceil();
+        let burst_max = (CATCH_UP * rate * every.as_secs_f64()).ceil();
         let (mut sent, mut tick) = (0, 0);
         while sent < total {
             tick += 1;
-            std::thread::sleep((began + TICK * tick).saturating_duration_since(Instant::now()));
+            std::thread::sleep((began + every * tick).saturating_duration_since(Instant::now()));
             let owed = (began.elapsed().as_secs_f64() * rate).floor().min(float(total)) - float(sent);
             let exporter = index(tick) % self.sockets.len();
             let mut burst = crate::numbers::count(owed.clamp(0.0, burst_max));

@@ -9,6 +9,7 @@
 //! - `NF_BENCH_RUN_SECONDS` (4): duration of a run at a given rate.
 //! - `NF_BENCH_SECONDS` (60): duration of the measurement of disk writes.
 //! - `NF_BENCH_BACKLOG_MIB` (1024): size of the backlog for catching up.
+//! - `NF_BENCH_IDLE_SECONDS` (10): duration for which wake-ups of an idle pair are counted.
 //! - `NF_BENCH_SEGMENTS` (10000): segments in the spool at start.
 //! - `NF_BENCH_VERBOSE=1`: print each run.
 //! - `NF_BENCH_RELAYS=plain,aes-256-gcm`: measure only these relays.
@@ -43,7 +44,9 @@ mod search;
 mod settings;
 mod sink;
 
-use modes::{catch_up, compression, cost, disk, exporters, ingest, rate, senders, start};
+use modes::{
+    catch_up, compression, cost, disk, exporters, idle, ingest, max_delay, rate, senders, spaced, start,
+};
 use results::Results;
 use settings::Settings;
 
@@ -51,10 +54,13 @@ use settings::Settings;
 type ModeTurn = fn(&Settings, &mut Results);
 
 /// All modes in the order of the report.
-const MODES: [(&str, ModeTurn); 10] = [
+const MODES: [(&str, ModeTurn); 13] = [
     ("rate", rate::turn),
     ("cost", cost::turn),
     ("latency", cost::latency),
+    ("spaced", spaced::turn),
+    ("max-delay", max_delay::turn),
+    ("idle", idle::turn),
     ("ingest", ingest::turn),
     ("catch-up", catch_up::turn),
     ("exporters", exporters::turn),

@@ -10,6 +10,7 @@ use nf_transport_kit::pair::STALL;
 use tempfile::TempDir;
 
 use crate::process::Process;
+use crate::relay::Buffer;
 
 /// A file system in memory, as `/run` is under systemd.
 const MEMORY: &str = "/dev/shm";
@@ -25,16 +26,17 @@ pub(crate) struct Sender {
 }
 
 impl Sender {
-    /// Creates a machine whose daemon will connect to `receiver`, with the receive buffer that any user may
-    /// request.
-    pub(crate) fn new(id: &str, receiver: SocketAddr) -> Self {
-        Self::with(id, receiver, true)
+    /// Creates a machine whose daemon will connect to `receiver`.
+    pub(crate) fn new(id: &str, receiver: SocketAddr, buffer: Buffer) -> Self {
+        Self::with(id, receiver, buffer, true)
     }
 
     /// Does the same; `in_memory` selects a memory file system for the runtime directory.
-    fn with(id: &str, receiver: SocketAddr, in_memory: bool) -> Self {
+    fn with(id: &str, receiver: SocketAddr, buffer: Buffer, in_memory: bool) -> Self {
         let mut host = SenderHost::new(id, &receiver, SETTINGS);
-        host.limit_receive_buffer();
+        if buffer == Buffer::Permitted {
+            host.limit_receive_buffer();
+        }
         let memory = (in_memory && Path::new(MEMORY).is_dir()).then(|| run_in_memory(&host));
         Self { host, _memory: memory }
     }
@@ -67,13 +69,14 @@ pub(crate) struct BenchPair {
 
 impl BenchPair {
     /// Creates both machines without starting a daemon. nf-receiver will deliver to `sink`.
-    pub(crate) fn new(sink: SocketAddr, suite: Option<Suite>) -> Self {
-        Self::with(sink, suite, true)
+    pub(crate) fn new(sink: SocketAddr, suite: Option<Suite>, buffer: Buffer) -> Self {
+        Self::with(sink, suite, buffer, true)
     }
 
-    fn with(sink: SocketAddr, suite: Option<Suite>, in_memory: bool) -> Self {
+    /// Does the same; `in_memory` selects a memory file system for the runtime directory.
+    pub(crate) fn with(sink: SocketAddr, suite: Option<Suite>, buffer: Buffer, in_memory: bool) -> Self {
         let receiver = ReceiverHost::new(&[sink], "");
-        let sender = Sender::with("edge", receiver.addr(), in_memory);
+        let sender = Sender::with("edge", receiver.addr(), buffer, in_memory);
         let mut pair = Self { sender, receiver };
         if let Some(suite) = suite {
             let key = pair.receiver.use_key("a key of all");
@@ -82,25 +85,21 @@ impl BenchPair {
         pair
     }
 
-    /// Starts both daemons and waits until they are connected.
-    pub(crate) fn connected(sink: SocketAddr, suite: Option<Suite>) -> Self {
-        Self::connected_with(sink, suite, true)
-    }
-
-    /// Does the same; `in_memory` selects a memory file system for the runtime directory.
-    pub(crate) fn connected_with(sink: SocketAddr, suite: Option<Suite>, in_memory: bool) -> Self {
-        Self::with(sink, suite, in_memory).connect()
+    /// Replaces the settings of nf-sender by these and the usual ones.
+    pub(crate) fn with_settings(mut self, settings: &str) -> Self {
+        self.sender.host.set_toml(&format!("{settings}\n{SETTINGS}"));
+        self
     }
 
     /// Starts both daemons of another build and waits until they are connected.
-    pub(crate) fn connected_baseline(sink: SocketAddr, suite: Option<Suite>, build: &Path) -> Self {
-        let mut pair = Self::new(sink, suite);
-        pair.receiver.use_build(build);
-        pair.sender.host.use_build(build);
-        pair.connect()
+    pub(crate) fn connect_baseline(mut self, build: &Path) -> Self {
+        self.receiver.use_build(build);
+        self.sender.host.use_build(build);
+        self.connect()
     }
 
-    fn connect(mut self) -> Self {
+    /// Starts both daemons and waits until they are connected.
+    pub(crate) fn connect(mut self) -> Self {
         self.receiver.start();
         self.sender.host.start();
         self.sender.host.wait_state("connected", STALL);

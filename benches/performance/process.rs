@@ -57,6 +57,16 @@ impl Process {
         .unwrap_or_default()
     }
 
+    /// Returns how often the threads of the process were switched to so far.
+    pub(crate) fn wake_ups(&self) -> u64 {
+        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.pid)) else { return 0 };
+        let statuses = threads.flatten().map(|thread| fs::read_to_string(thread.path().join("status")));
+        let switches = |status: &str| {
+            figure(status, "voluntary_ctxt_switches:") + figure(status, "nonvoluntary_ctxt_switches:")
+        };
+        statuses.flatten().map(|status| switches(&status)).sum()
+    }
+
     /// Returns the bytes that the process and its children wrote to storage, without those that were
     /// discarded before.
     pub(crate) fn written(&self) -> u64 {

@@ -1,5 +1,5 @@
 //! The compared relays. Each receives datagrams at one UDP address of loopback and sends them to another. All
-//! have the receive buffer that `net.core.rmem_max` allows to any user.
+//! but the pair have the receive buffer that `net.core.rmem_max` allows to any user.
 
 use std::any::Any;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,6 +15,15 @@ use crate::nfacctd::{self, NfacctdTee};
 use crate::pair::BenchPair;
 use crate::process::Process;
 
+/// The receive buffer of nf-sender's socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Buffer {
+    /// As much as any user may request, as for the other relays.
+    Permitted,
+    /// As much as its socket unit requests, where the benchmark may do so. `max-delay` needs it.
+    Package,
+}
+
 /// One of the relays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -22,6 +31,8 @@ pub(crate) enum Kind {
     Pair(Option<Suite>),
     /// The same of another build, for a comparison.
     Baseline(Option<Suite>),
+    /// recvfrom and sendto, one datagram each.
+    PlainRelay,
     /// `nfcapd -R`, which collects and repeats.
     Nfcapd,
     /// nfacctd with its tee plugin.
@@ -45,7 +56,7 @@ impl Kind {
     /// Returns all relays that send without GSO.
     pub(crate) fn all() -> Vec<Self> {
         let baselines = Self::PAIRS.into_iter().filter_map(Self::baseline).filter(|_| baseline().is_some());
-        let others = [Self::Nfcapd, Self::Nfacctd, Self::BarePair, Self::BARE];
+        let others = [Self::PlainRelay, Self::Nfcapd, Self::Nfacctd, Self::BarePair, Self::BARE];
         Self::PAIRS.into_iter().chain(baselines).chain(others).collect()
     }
 
@@ -64,6 +75,7 @@ impl Kind {
             Self::Baseline(Some(Suite::Aes256Gcm)) => "aes-256-gcm (baseline)",
             Self::Baseline(Some(Suite::ChaCha20Poly1305)) => "chacha20-poly1305 (baseline)",
             Self::Baseline(Some(Suite::Blowfish)) => "blowfish (baseline)",
+            Self::PlainRelay => "plain relay",
             Self::Nfcapd => "nfcapd -R",
             Self::Nfacctd => "nfacctd tee",
             Self::Bare(Sending::Plain) => "bare loop",
@@ -78,18 +90,19 @@ impl Kind {
             Self::Nfcapd => find("nfcapd").is_some(),
             Self::Nfacctd => find(nfacctd::PROGRAM).is_some(),
             Self::Baseline(_) => baseline().is_some(),
-            Self::Pair(_) | Self::Bare(_) | Self::BarePair => true,
+            Self::Pair(_) | Self::PlainRelay | Self::Bare(_) | Self::BarePair => true,
         }
     }
 
-    /// Starts the relay with `sink` as its target.
-    pub(crate) fn start(self, sink: SocketAddr) -> Relay {
+    /// Starts the relay with `sink` as its target. `buffer` applies to the pair.
+    pub(crate) fn start(self, sink: SocketAddr, buffer: Buffer) -> Relay {
         match self {
-            Self::Pair(suite) => of_pair(BenchPair::connected(sink, suite)),
+            Self::Pair(suite) => of_pair(BenchPair::new(sink, suite, buffer).connect()),
             Self::Baseline(suite) => {
                 let build = baseline().expect("NF_BENCH_BASELINE is set");
-                of_pair(BenchPair::connected_baseline(sink, suite, &build))
+                of_pair(BenchPair::new(sink, suite, buffer).connect_baseline(&build))
             }
+            Self::PlainRelay => of_bare(Bare::plain_relay(sink), "plain relay"),
             Self::Nfcapd => nfcapd(sink),
             Self::Nfacctd => {
                 let nfacctd = NfacctdTee::start(sink, receive_buffer());
@@ -97,11 +110,7 @@ impl Kind {
                 let input = nfacctd.addr();
                 Relay { input, processes: vec![process], _running: Box::new(nfacctd) }
             }
-            Self::Bare(sending) => {
-                let bare = Bare::start(Some(sink), sending);
-                let process = Process { name: "bare loop", pid: bare.pid() };
-                Relay { input: bare.addr(), processes: vec![process], _running: Box::new(bare) }
-            }
+            Self::Bare(sending) => of_bare(Bare::start(Some(sink), sending), "bare loop"),
             Self::BarePair => {
                 let bare = BarePair::start(sink);
                 Relay { input: bare.addr(), processes: bare.processes(), _running: Box::new(bare) }
@@ -115,7 +124,12 @@ fn baseline() -> Option<PathBuf> {
     std::env::var_os("NF_BENCH_BASELINE").map(PathBuf::from)
 }
 
-fn of_pair(pair: BenchPair) -> Relay {
+fn of_bare(bare: Bare, name: &'static str) -> Relay {
+    let process = Process { name, pid: bare.pid() };
+    Relay { input: bare.addr(), processes: vec![process], _running: Box::new(bare) }
+}
+
+pub(crate) fn of_pair(pair: BenchPair) -> Relay {
     Relay { input: pair.input(), processes: pair.processes().to_vec(), _running: Box::new(pair) }
 }
 

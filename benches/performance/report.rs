@@ -1,9 +1,11 @@
 //! The report: tables of all measurements, on the terminal and in `docs/performance.md`.
 
+mod cost;
+
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::modes::{GENERATOR, catch_up, compression, cost, disk, exporters, ingest, rate, senders, start};
+use crate::modes::{GENERATOR, catch_up, compression, disk, exporters, ingest, rate, senders, start};
 use crate::numbers::{grouped, short};
 use crate::relay::Kind;
 use crate::results::Results;
@@ -50,8 +52,12 @@ pub(crate) fn write(settings: &Settings, results: &Results) {
 fn sections(results: &Results) -> Vec<Section> {
     let all = [
         rates,
-        costs,
-        latencies,
+        cost::costs,
+        cost::to_plain_relay,
+        cost::spaced_costs,
+        cost::latencies,
+        cost::by_max_delay,
+        cost::idle_wake_ups,
         ingests,
         catch_ups,
         memory,
@@ -60,13 +66,13 @@ fn sections(results: &Results) -> Vec<Section> {
         written,
         starts,
         compressed,
-        baselines,
+        cost::baselines,
     ];
     let mut sections: Vec<_> = all.iter().map(|section| section(results)).collect();
     sections.retain(|section| !section.rows.is_empty());
     sections.push(Section {
         title: "Marks",
-        how: "Ratios of the medians above.".to_owned(),
+        how: "A ratio is the median of the ratios of each turn.".to_owned(),
         head: words(&["measurement", "figure", "ratio or amount", "mark", ""]),
         rows: marks::rows(&marks::all(results)),
     });
@@ -99,53 +105,6 @@ fn rates(results: &Results) -> Section {
 fn at_least(results: &Results, who: &'static str) -> String {
     let is_generator = results.median(GENERATOR, who, 0).is_some_and(|share| share > 0.5);
     if is_generator { "≥ ".to_owned() } else { String::new() }
-}
-
-fn costs(results: &Results) -> Section {
-    let mut rows = Vec::new();
-    for kind in Kind::all().into_iter().filter(|_| results.has(cost::COST)) {
-        let parts =
-            [("", cost::COST), (", nf-sender", cost::COST_SENDER), (", nf-receiver", cost::COST_RECEIVER)];
-        for (part, topic) in parts {
-            let figures = cost::RATES.map(|rate| (rate, results.median(topic, kind.name(), rate)));
-            if figures.iter().any(|(_, cost)| cost.is_some()) {
-                let shown = figures.map(|(rate, cost)| {
-                    let lossy = results.median(cost::LOSS, kind.name(), rate).is_some_and(|loss| loss > 0.0);
-                    cost.map_or_else(String::new, |cost| short(cost) + if lossy { " (lossy)" } else { "" })
-                });
-                rows.push([vec![called(kind) + part], shown.to_vec()].concat());
-            }
-        }
-    }
-    let rates = cost::RATES.map(|rate| format!("{}/s", grouped(rate)));
-    Section {
-        title: "Processor time per datagram",
-        how: "Core-microseconds at given rates: user and system time of all processes of the relay."
-            .to_owned(),
-        head: [words(&["relay"]), rates.to_vec()].concat(),
-        rows,
-    }
-}
-
-fn latencies(results: &Results) -> Section {
-    let kinds = Kind::PAIRS.into_iter().chain([
-        Kind::BarePair,
-        Kind::BARE,
-        Kind::Bare(crate::generator::Sending::Gso),
-    ]);
-    let row = |kind: Kind| {
-        let figure = |topic| results.median(topic, kind.name(), cost::LATENCY_RATE);
-        Some(vec![called(kind), short(figure(cost::LATENCY_MEDIAN)?), short(figure(cost::LATENCY_LATE)?)])
-    };
-    Section {
-        title: "Latency",
-        how: format!(
-            "Milliseconds from exporter to collector at {} datagrams/s.",
-            grouped(cost::LATENCY_RATE)
-        ),
-        head: words(&["relay", "p50", "p99"]),
-        rows: kinds.filter_map(row).collect(),
-    }
 }
 
 fn ingests(results: &Results) -> Section {
@@ -283,29 +242,6 @@ fn compressed(results: &Results) -> Section {
         ),
         head: words(&["", "full batches", "single datagrams", "encoding, GB/s", "decoding, GB/s"]),
         rows: rows.flatten().collect(),
-    }
-}
-
-/// The figures of this build divided by those of the other build that was measured in turn.
-fn baselines(results: &Results) -> Section {
-    let ratio = |kind: Kind, topic, under| {
-        let other = results.median(topic, kind.baseline()?.name(), under)?;
-        Some(short(results.median(topic, kind.name(), under)? / other))
-    };
-    let row = |kind: Kind| {
-        let rate = ratio(kind, rate::RATE, 0);
-        let costs = cost::RATES.map(|rate| ratio(kind, cost::COST, rate));
-        let cells: Vec<_> = [rate].into_iter().chain(costs).collect();
-        let is_measured = cells.iter().any(Option::is_some);
-        let shown = cells.into_iter().map(Option::unwrap_or_default);
-        is_measured.then(|| [called(kind)].into_iter().chain(shown).collect())
-    };
-    let rates = cost::RATES.map(|rate| format!("cost at {}/s", grouped(rate)));
-    Section {
-        title: "To the baseline",
-        how: "Figures of this build divided by those of the build in `NF_BENCH_BASELINE`.".to_owned(),
-        head: [words(&["", "rate"]), rates.to_vec()].concat(),
-        rows: Kind::PAIRS.into_iter().filter_map(row).collect(),
     }
 }
 

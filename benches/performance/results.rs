@@ -6,7 +6,7 @@ use crate::numbers::median;
 
 /// Key of a figure: topic, subject (a relay or a process), and parameter (a rate or a number of exporters; 0
 /// if there is none).
-type FigureKey = (&'static str, &'static str, u64);
+pub(crate) type FigureKey = (&'static str, &'static str, u64);
 
 /// Figures by key.
 #[derive(Debug, Default)]
@@ -21,6 +21,16 @@ impl Results {
     /// Returns the median of all turns.
     pub(crate) fn median(&self, topic: &'static str, who: &'static str, under: u64) -> Option<f64> {
         self.0.get(&(topic, who, under)).and_then(|figures| median(figures))
+    }
+
+    /// Returns the median of the ratios of each turn. If a turn lacks a figure, it is the ratio of medians.
+    pub(crate) fn ratio(&self, of: FigureKey, to: FigureKey) -> Option<f64> {
+        let (figures, others) = (self.0.get(&of)?, self.0.get(&to)?);
+        if figures.len() != others.len() {
+            return Some(median(figures)? / median(others)?);
+        }
+        let ratios: Vec<_> = figures.iter().zip(others).map(|(figure, other)| figure / other).collect();
+        median(&ratios)
     }
 
     /// Returns the highest figure of all turns.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::generator::{Generator, GeneratorResult, Sending, TICK, Timetable};
 use crate::numbers::{count, float};
 use crate::process::Process;
-use crate::relay::{Kind, Relay};
+use crate::relay::{Buffer, Kind, Relay};
 use crate::sink::{Arrivals, Sink};
 
 /// Longest time between the last sent and the last arrived datagram. A slower relay has only stored its
@@ -48,9 +48,14 @@ pub(crate) struct RelayRun {
 
 impl Course {
     /// Starts a relay of this kind and warms it up.
-    pub(crate) fn new(kind: Kind, exporters: u16) -> Self {
+    pub(crate) fn new(kind: Kind, exporters: u16, buffer: Buffer) -> Self {
+        Self::of(exporters, |sink| kind.start(sink, buffer))
+    }
+
+    /// Starts a relay to the address of the sink with `start`, and warms it up.
+    pub(crate) fn of(exporters: u16, start: impl FnOnce(SocketAddr) -> Relay) -> Self {
         let sink = Sink::start();
-        let relay = kind.start(sink.addr());
+        let relay = start(sink.addr());
         let course = Self::through(&[relay.input], relay.processes.clone(), sink, exporters);
         Self { _relay: Some(relay), ..course }
     }
@@ -70,15 +75,25 @@ impl Course {
         course
     }
 
-    /// Sends at this rate for this duration and waits for the arrivals.
+    /// Sends bursts at this rate for this duration and waits for the arrivals.
     pub(crate) fn run(&mut self, rate: f64, seconds: f64) -> RelayRun {
+        self.run_in(TICK, rate, seconds)
+    }
+
+    /// Sends evenly spaced datagrams at this rate for this duration and waits for the arrivals.
+    pub(crate) fn run_evenly(&mut self, rate: f64, seconds: f64) -> RelayRun {
+        self.run_in(Duration::from_secs_f64(1.0 / rate), rate, seconds)
+    }
+
+    /// Sends what is due at each `tick`.
+    fn run_in(&mut self, tick: Duration, rate: f64, seconds: f64) -> RelayRun {
         let timetable = Timetable::new(next_run(), count(rate * seconds));
         self.sink.begin(&timetable, self.generator.sequences());
         let measure = |processes: &[Process]| -> (Vec<Duration>, u64) {
             (processes.iter().map(Process::cpu).collect(), processes.iter().map(Process::written).sum())
         };
         let (cpu_before, written_before) = measure(&self.processes);
-        let sent = self.generator.run(&timetable, rate);
+        let sent = self.generator.run(&timetable, rate, tick);
         self.sink.wait_for_all(STALL);
         let (cpu, written) = measure(&self.processes);
         let each = cpu.iter().zip(cpu_before).map(|(after, before)| after.saturating_sub(before));

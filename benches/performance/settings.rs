@@ -15,6 +15,8 @@ pub(crate) struct Settings {
     /// Size of the backlog in MiB of payload.
     pub(crate) backlog: f64,
     pub(crate) segments: u64,
+    /// Seconds for which wake-ups of idle daemons are counted.
+    pub(crate) idle: f64,
     /// Names of the relays to measure; all if empty.
     relays: Vec<String>,
     /// Prints each run as it ends.
@@ -30,6 +32,7 @@ impl Settings {
             disk: number("SECONDS", 60.0),
             backlog: number("BACKLOG_MIB", 1024.0),
             segments: crate::numbers::count(number("SEGMENTS", 10_000.0)),
+            idle: number("IDLE_SECONDS", 10.0),
             relays: std::env::var("NF_BENCH_RELAYS")
                 .map_or_else(|_| Vec::new(), |names| names.split(',').map(str::to_owned).collect()),
             verbose: std::env::var_os("NF_BENCH_VERBOSE").is_some(),

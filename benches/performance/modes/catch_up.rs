@@ -13,6 +13,7 @@ use crate::numbers::{count, float};
 use crate::pair::{self, BenchPair};
 use crate::payload::LEN;
 use crate::process::Memory;
+use crate::relay::Buffer;
 use crate::results::Results;
 use crate::run::{EXPORTERS, next_run};
 use crate::settings::Settings;
@@ -77,7 +78,7 @@ fn add_result(
 /// Fills nf-sender's spool, then starts nf-receiver.
 fn caught_up(total: u64) -> (Arrivals, [(&'static str, Memory, u64); 2]) {
     let sink = Sink::start();
-    let mut pair = BenchPair::new(sink.addr(), None);
+    let mut pair = BenchPair::new(sink.addr(), None, Buffer::Permitted);
     pair.sender.host.set_receiver(None);
     pair.sender.host.start();
     let timetable = Timetable::new(next_run(), total);

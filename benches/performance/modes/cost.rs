@@ -2,7 +2,7 @@
 
 use crate::generator::Sending;
 use crate::numbers::{count, float};
-use crate::relay::Kind;
+use crate::relay::{Buffer, Kind};
 use crate::results::Results;
 use crate::run::{Course, EXPORTERS, RelayRun};
 use crate::settings::Settings;
@@ -20,7 +20,7 @@ pub(crate) const LATENCY_MEDIAN: &str = "latency p50";
 pub(crate) const LATENCY_LATE: &str = "latency p99";
 
 /// Rates in datagrams per second.
-pub(crate) const RATES: [u64; 4] = [5000, 20_000, 40_000, 60_000];
+pub(crate) const RATES: [u64; 4] = [1000, 5000, 20_000, 60_000];
 
 /// Rate at which latencies are compared, in datagrams per second.
 pub(crate) const LATENCY_RATE: u64 = 20_000;
@@ -49,7 +49,7 @@ pub(crate) fn latency(settings: &Settings, results: &mut Results) {
 
 /// Starts a new relay for each rate, so that no backlog of an earlier run remains.
 fn measure(settings: &Settings, kind: Kind, rate: u64) -> RelayRun {
-    let run = Course::new(kind, EXPORTERS).run(float(rate), settings.run);
+    let run = Course::new(kind, EXPORTERS, Buffer::Package).run(float(rate), settings.run);
     settings.print_run(kind.name(), &run);
     run
 }

@@ -8,6 +8,7 @@ use crate::modes::trace::{Forced, Trace};
 use crate::numbers::{count, float};
 use crate::pair::BenchPair;
 use crate::payload::LEN;
+use crate::relay::Buffer;
 use crate::results::Results;
 use crate::run::{Course, EXPORTERS};
 use crate::settings::Settings;
@@ -52,7 +53,7 @@ pub(crate) fn turn(settings: &Settings, results: &mut Results) {
 
 fn written(in_memory: bool, seconds: f64) -> f64 {
     let sink = Sink::start();
-    let pair = BenchPair::connected_with(sink.addr(), None, in_memory);
+    let pair = BenchPair::with(sink.addr(), None, Buffer::Package, in_memory).connect();
     let mut course = Course::through(&[pair.input()], pair.processes().to_vec(), sink, EXPORTERS);
     let run = course.run(RATE, seconds);
     if !run.is_exact() {
@@ -65,7 +66,7 @@ fn written(in_memory: bool, seconds: f64) -> f64 {
 /// traced.
 fn forced(in_memory: bool, seconds: f64) -> Option<(f64, Forced)> {
     let sink = Sink::start();
-    let pair = BenchPair::connected_with(sink.addr(), None, in_memory);
+    let pair = BenchPair::with(sink.addr(), None, Buffer::Package, in_memory).connect();
     let mut course = Course::through(&[pair.input()], pair.processes().to_vec(), sink, EXPORTERS);
     let trace = Trace::attach(pair.sender.process().pid)?;
     course.run(RATE, seconds);

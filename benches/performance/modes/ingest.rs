@@ -6,10 +6,11 @@ use std::time::Duration;
 use nf_transport_kit::samples;
 
 use crate::bare::Bare;
-use crate::generator::{Generator, Sending, Timetable};
+use crate::generator::{Generator, Sending, TICK, Timetable};
 use crate::modes::GENERATOR;
 use crate::numbers::count;
 use crate::pair::Sender;
+use crate::relay::Buffer;
 use crate::results::Results;
 use crate::run::{EXPORTERS, WARM_UP_RATE, WARM_UP_SECONDS, next_run};
 use crate::search;
@@ -59,7 +60,7 @@ pub(crate) fn turn(settings: &Settings, results: &mut Results) {
 
 /// Measures nf-sender. Every received datagram must be in the spool.
 fn sender(rate: f64, seconds: f64) -> IngestProbe {
-    let mut sender = Sender::new("edge", NOWHERE.into());
+    let mut sender = Sender::new("edge", NOWHERE.into(), Buffer::Permitted);
     sender.host.start();
     let udp = sender.host.udp();
     let mut generator = Generator::new(EXPORTERS, &[udp.addr()], Sending::Gso);
@@ -85,6 +86,6 @@ fn bare(rate: f64, seconds: f64) -> IngestProbe {
 /// Sends at this rate. Returns the number of sent datagrams and whether the rate was kept.
 fn send(generator: &mut Generator, rate: f64, seconds: f64) -> (u64, bool) {
     let timetable = Timetable::new(next_run(), count(rate * seconds));
-    let sent = generator.run(&timetable, rate);
+    let sent = generator.run(&timetable, rate, TICK);
     (timetable.total(), sent.kept)
 }

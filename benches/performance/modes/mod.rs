@@ -5,9 +5,12 @@ pub(crate) mod compression;
 pub(crate) mod cost;
 pub(crate) mod disk;
 pub(crate) mod exporters;
+pub(crate) mod idle;
 pub(crate) mod ingest;
+pub(crate) mod max_delay;
 pub(crate) mod rate;
 pub(crate) mod senders;
+pub(crate) mod spaced;
 pub(crate) mod start;
 mod trace;
 

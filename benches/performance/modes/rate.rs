@@ -2,7 +2,7 @@
 //! a backlog.
 
 use crate::modes::GENERATOR;
-use crate::relay::Kind;
+use crate::relay::{Buffer, Kind};
 use crate::results::Results;
 use crate::run::{Course, EXPORTERS};
 use crate::search;
@@ -28,7 +28,9 @@ fn highest(settings: &Settings, kind: Kind, guess: Option<f64>) -> (f64, bool) {
     let mut is_generator = false;
     let mut course = None;
     let highest = search::highest(guess, START, |rate| {
-        let run = course.get_or_insert_with(|| Course::new(kind, EXPORTERS)).run(rate, settings.probe);
+        let run = course
+            .get_or_insert_with(|| Course::new(kind, EXPORTERS, Buffer::Permitted))
+            .run(rate, settings.probe);
         settings.print_run(kind.name(), &run);
         if !run.is_exact() {
             course = None; // leftovers must not reach the next probe

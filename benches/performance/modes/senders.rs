@@ -10,6 +10,7 @@ use nf_transport_kit::pair::STALL;
 use crate::numbers::float;
 use crate::pair::Sender;
 use crate::process::Process;
+use crate::relay::{Buffer, Kind};
 use crate::results::Results;
 use crate::run::Course;
 use crate::settings::Settings;
@@ -53,12 +54,17 @@ pub(crate) fn turn(settings: &Settings, results: &mut Results) {
         settings.print_run(RECEIVER, &format!("{count:>4} senders {run}"));
         results.add(SENDERS, RECEIVER, count.into(), run.cost());
     }
+    for kind in settings.chosen([Kind::Nfacctd]) {
+        let run = Course::new(kind, COUNTS[2], Buffer::Package).run(float(RATE), settings.run);
+        settings.print_run(kind.name(), &run);
+        results.add(SENDERS, kind.name(), COUNTS[2].into(), run.cost());
+    }
 }
 
 /// Starts this number of senders and waits until all are connected.
 fn connect(count: u16, receiver: SocketAddr) -> Vec<Sender> {
     let started = |number: u16| {
-        let mut sender = Sender::new(&format!("edge-{number}"), receiver);
+        let mut sender = Sender::new(&format!("edge-{number}"), receiver, Buffer::Package);
         sender.host.start();
         sender
     };

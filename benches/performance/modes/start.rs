@@ -18,6 +18,7 @@ use crate::modes::ingest::NOWHERE;
 use crate::numbers::float;
 use crate::pair::Sender;
 use crate::payload;
+use crate::relay::Buffer;
 use crate::results::Results;
 use crate::settings::Settings;
 
@@ -31,8 +32,8 @@ pub(crate) const SENDER: &str = "nf-sender";
 const STARTS: usize = 3;
 
 pub(crate) fn turn(settings: &Settings, results: &mut Results) {
-    let mut empty = Sender::new("empty", NOWHERE.into());
-    let mut full = Sender::new("full", NOWHERE.into());
+    let mut empty = Sender::new("empty", NOWHERE.into(), Buffer::Permitted);
+    let mut full = Sender::new("full", NOWHERE.into(), Buffer::Permitted);
     std::fs::create_dir(full.host.path("spool")).unwrap();
     write_segments(&full.host.path("spool"), settings.segments);
     for _ in 0..STARTS {
