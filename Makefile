@@ -145,7 +145,7 @@ msrv:
 fuzz-targets:
 	$(CARGO) check --locked --manifest-path fuzz/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/fuzz
 
-# Writes docs/performance.md and its plot in about an hour. Compression is measured with real captures, if there are any.
+# Writes docs/performance.md and its plot in about three quarters of an hour. Compression is measured with real captures, if there are any.
 bench: bench-tools
 	$(if $(wildcard $(CAPTURES)/*.pcap),NF_TRANSPORT_CAPTURES=$(CAPTURES)) $(CARGO) bench --bench performance --bench channel \
 		--bench unauthenticated

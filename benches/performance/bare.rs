@@ -13,13 +13,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use nf_transport_kit::kernel_socket::{KernelFigures, KernelSocket, RECEIVE_BUFFER};
+use nf_transport_kit::kernel_socket::{KernelFigures, KernelSocket, RECEIVE_BUFFER, enlarge};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::generator::Sending;
 use crate::messages::{COUNT, Messages};
 use crate::payload::LEN;
 use crate::process::Process;
+use crate::relay::Buffer;
 
 /// Argument that makes this program run a bare loop.
 pub(crate) const LOOP_ARGUMENT: &str = "--bare-loop";
@@ -33,23 +34,28 @@ pub(crate) struct Bare {
 
 impl Bare {
     /// Starts a loop that sends to `target`, or one that only receives.
-    pub(crate) fn start(target: Option<SocketAddr>, sending: Sending) -> Self {
+    pub(crate) fn start(target: Option<SocketAddr>, sending: Sending, buffer: Buffer) -> Self {
         let sending = if sending == Sending::Gso { "gso" } else { "plain" };
         match target {
-            Some(target) => Self::with(&[sending, &target.to_string()]),
-            None => Self::with(&[sending]),
+            Some(target) => Self::with(&[sending, &target.to_string()], buffer),
+            None => Self::with(&[sending], buffer),
         }
     }
 
     /// Starts a plain relay to `target`.
-    pub(crate) fn plain_relay(target: SocketAddr) -> Self {
-        Self::with(&["one-by-one", &target.to_string()])
+    pub(crate) fn plain_relay(target: SocketAddr, buffer: Buffer) -> Self {
+        Self::with(&["one-by-one", &target.to_string()], buffer)
     }
 
-    fn with(arguments: &[&str]) -> Self {
+    fn with(arguments: &[&str], buffer: Buffer) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        // The size that any user may request, as for the other relays.
-        rustix::net::sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER).unwrap();
+        match buffer {
+            Buffer::Package => enlarge(&socket),
+            // The kernel grants as much of it as any user may request.
+            Buffer::Permitted => {
+                rustix::net::sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER).unwrap();
+            }
+        }
         let (addr, kernel) = (socket.local_addr().unwrap(), KernelSocket::find(&socket));
         Self { child: child(socket, arguments), addr, kernel }
     }
@@ -83,11 +89,11 @@ pub(crate) struct BarePair {
 
 impl BarePair {
     /// Starts two loops that send to `target`.
-    pub(crate) fn start(target: SocketAddr) -> Self {
+    pub(crate) fn start(target: SocketAddr, buffer: Buffer) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let between = listener.local_addr().unwrap().to_string();
         let output = child(listener, &["from-tcp", &target.to_string()]);
-        Self { input: Bare::with(&["to-tcp", &between]), output }
+        Self { input: Bare::with(&["to-tcp", &between], buffer), output }
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {

@@ -5,9 +5,9 @@
 //! `docs/performance.md` and its plot. Environment variables change the measurements:
 //!
 //! - `NF_BENCH_TURNS` (5): turns of each relay.
-//! - `NF_BENCH_PROBE_SECONDS` (1.5): duration of a probe of a rate.
-//! - `NF_BENCH_RUN_SECONDS` (4): duration of a run at a given rate.
-//! - `NF_BENCH_SECONDS` (60): duration of the measurement of disk writes.
+//! - `NF_BENCH_PROBE_SECONDS` (1): duration of a probe of a rate.
+//! - `NF_BENCH_RUN_SECONDS` (2.5): duration of a run at a given rate.
+//! - `NF_BENCH_SECONDS` (30): duration of the measurement of disk writes.
 //! - `NF_BENCH_BACKLOG_MIB` (1024): size of the backlog for catching up.
 //! - `NF_BENCH_IDLE_SECONDS` (10): duration for which wake-ups of an idle pair are counted.
 //! - `NF_BENCH_SEGMENTS` (10000): segments in the spool at start.
@@ -34,6 +34,7 @@ mod nfacctd;
 mod numbers;
 mod pair;
 mod payload;
+mod plan;
 mod plot;
 mod process;
 mod relay;
@@ -84,12 +85,14 @@ fn main() {
             MODES.map(|(name, _)| name)
         );
     }
+    plan::print(&settings, |mode| arguments.is_empty() || arguments.iter().any(|argument| argument == mode));
     let (mut results, began) = (Results::default(), std::time::Instant::now());
     for (name, turn) in MODES {
         if arguments.is_empty() || arguments.iter().any(|argument| argument == name) {
             for number in 1..=settings.turns {
                 let minutes = began.elapsed().as_secs_f64() / 60.0;
                 println!("{minutes:>5.1} min: {name}, turn {number} of {}", settings.turns);
+                results.begin_turn(number);
                 turn(&settings, &mut results);
             }
         }

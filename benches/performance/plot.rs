@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::path::Path;
 
+use nf_transport_core::secure::Suite;
 use plotters::coord::Shift;
 use plotters::coord::ranged1d::Ranged;
 use plotters::prelude::*;
@@ -132,15 +133,17 @@ fn name(kind: Kind) -> String {
 
 /// Returns a colour of a palette that is safe for colour blindness (Okabe, Ito).
 fn colour(kind: Kind) -> RGBColor {
-    let place = Kind::all().into_iter().position(|other| other == kind).unwrap_or_default();
-    [
-        RGBColor(0x00, 0x72, 0xb2),
-        RGBColor(0x56, 0xb4, 0xe9),
-        RGBColor(0x00, 0x9e, 0x73),
-        RGBColor(0xcc, 0x79, 0xa7),
-        RGBColor(0xe6, 0x9f, 0x00),
-        RGBColor(0xd5, 0x5e, 0x00),
-        RGBColor(0x99, 0x99, 0x99),
-        RGBColor(0x33, 0x33, 0x33),
-    ][place]
+    match kind {
+        Kind::Pair(None) | Kind::Baseline(None) => RGBColor(0x00, 0x72, 0xb2),
+        Kind::Pair(Some(suite)) | Kind::Baseline(Some(suite)) => match suite {
+            Suite::Aes256Gcm => RGBColor(0x56, 0xb4, 0xe9),
+            Suite::ChaCha20Poly1305 => RGBColor(0x00, 0x9e, 0x73),
+            Suite::Blowfish => RGBColor(0xcc, 0x79, 0xa7),
+        },
+        Kind::PlainRelay => RGBColor(0xf0, 0xe4, 0x42),
+        Kind::Nfcapd => RGBColor(0xe6, 0x9f, 0x00),
+        Kind::Nfacctd => RGBColor(0xd5, 0x5e, 0x00),
+        Kind::BarePair => RGBColor(0x99, 0x99, 0x99),
+        Kind::Bare(_) => INK,
+    }
 }

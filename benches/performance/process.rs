@@ -1,5 +1,6 @@
 //! CPU time, memory and disk writes of processes.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
@@ -57,14 +58,17 @@ impl Process {
         .unwrap_or_default()
     }
 
-    /// Returns how often the threads of the process were switched to so far.
-    pub(crate) fn wake_ups(&self) -> u64 {
-        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.pid)) else { return 0 };
-        let statuses = threads.flatten().map(|thread| fs::read_to_string(thread.path().join("status")));
-        let switches = |status: &str| {
-            figure(status, "voluntary_ctxt_switches:") + figure(status, "nonvoluntary_ctxt_switches:")
-        };
-        statuses.flatten().map(|status| switches(&status)).sum()
+    /// Returns how often each thread of the process was switched to so far, by name.
+    pub(crate) fn wake_ups(&self) -> BTreeMap<String, u64> {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().flatten();
+        let mut by_name = BTreeMap::new();
+        for status in threads.filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok()) {
+            let name = status.lines().find_map(|line| line.strip_prefix("Name:")).unwrap_or_default().trim();
+            let switches = ["voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:"];
+            let count: u64 = switches.iter().map(|kind| figure(&status, kind)).sum();
+            *by_name.entry(name.to_owned()).or_default() += count;
+        }
+        by_name
     }
 
     /// Returns the bytes that the process and its children wrote to storage, without those that were

@@ -1,5 +1,4 @@
-//! The compared relays. Each receives datagrams at one UDP address of loopback and sends them to another. All
-//! but the pair have the receive buffer that `net.core.rmem_max` allows to any user.
+//! The compared relays. Each receives datagrams at one UDP address of loopback and sends them to another.
 
 use std::any::Any;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,7 +14,8 @@ use crate::nfacctd::{self, NfacctdTee};
 use crate::pair::BenchPair;
 use crate::process::Process;
 
-/// The receive buffer of nf-sender's socket.
+/// The receive buffer of a relay's socket. nfcapd and nfacctd always have the permitted one. It is enough for
+/// them, because they receive at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Buffer {
     /// As much as any user may request, as for the other relays.
@@ -94,7 +94,7 @@ impl Kind {
         }
     }
 
-    /// Starts the relay with `sink` as its target. `buffer` applies to the pair.
+    /// Starts the relay with `sink` as its target. `buffer` applies to all but nfcapd and nfacctd.
     pub(crate) fn start(self, sink: SocketAddr, buffer: Buffer) -> Relay {
         match self {
             Self::Pair(suite) => of_pair(BenchPair::new(sink, suite, buffer).connect()),
@@ -102,7 +102,7 @@ impl Kind {
                 let build = baseline().expect("NF_BENCH_BASELINE is set");
                 of_pair(BenchPair::new(sink, suite, buffer).connect_baseline(&build))
             }
-            Self::PlainRelay => of_bare(Bare::plain_relay(sink), "plain relay"),
+            Self::PlainRelay => of_bare(Bare::plain_relay(sink, buffer), "plain relay"),
             Self::Nfcapd => nfcapd(sink),
             Self::Nfacctd => {
                 let nfacctd = NfacctdTee::start(sink, receive_buffer());
@@ -110,9 +110,9 @@ impl Kind {
                 let input = nfacctd.addr();
                 Relay { input, processes: vec![process], _running: Box::new(nfacctd) }
             }
-            Self::Bare(sending) => of_bare(Bare::start(Some(sink), sending), "bare loop"),
+            Self::Bare(sending) => of_bare(Bare::start(Some(sink), sending, buffer), "bare loop"),
             Self::BarePair => {
-                let bare = BarePair::start(sink);
+                let bare = BarePair::start(sink, buffer);
                 Relay { input: bare.addr(), processes: bare.processes(), _running: Box::new(bare) }
             }
         }

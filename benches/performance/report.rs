@@ -1,6 +1,7 @@
 //! The report: tables of all measurements, on the terminal and in `docs/performance.md`.
 
 mod cost;
+mod expectations;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -39,6 +40,7 @@ pub(crate) fn write(settings: &Settings, results: &Results) {
          the disk {disk} s. The backlog was {backlog} MiB.\n\n{}\n",
         machine::description()
     );
+    page += &expectations::section(results);
     page += "\n![Processor time per datagram, by rate and by number of exporters](performance.svg)\n";
     for section in sections(results) {
         let Section { title, how, head, rows } = section;
@@ -181,17 +183,19 @@ fn by_exporters(results: &Results) -> Section {
 }
 
 fn by_senders(results: &Results) -> Section {
-    let series = results.series(senders::SENDERS, senders::RECEIVER);
-    let row = [vec![senders::RECEIVER.to_owned()], figures(&series)].concat();
+    let row = |who: &'static str| {
+        let series = results.series(senders::SENDERS, who);
+        (!series.is_empty()).then(|| [vec![who.to_owned()], figures(&series)].concat())
+    };
     Section {
         title: "By number of senders",
         how: format!(
             "Core-microseconds of nf-receiver per datagram at {} datagrams/s in all. Each burst comes from \
-             the next sender.",
+             the next sender. nfacctd receives from as many exporters directly.",
             grouped(senders::RATE)
         ),
         head: [words(&[""]), senders::COUNTS.map(|count| grouped(u64::from(count))).to_vec()].concat(),
-        rows: if series.is_empty() { Vec::new() } else { vec![row] },
+        rows: [senders::RECEIVER, Kind::Nfacctd.name()].into_iter().filter_map(row).collect(),
     }
 }
 

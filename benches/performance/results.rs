@@ -8,54 +8,66 @@ use crate::numbers::median;
 /// if there is none).
 pub(crate) type FigureKey = (&'static str, &'static str, u64);
 
-/// Figures by key.
+/// Figures by key and turn.
 #[derive(Debug, Default)]
-pub(crate) struct Results(BTreeMap<FigureKey, Vec<f64>>);
+pub(crate) struct Results {
+    turn: usize,
+    figures: BTreeMap<FigureKey, Vec<(usize, f64)>>,
+}
 
 impl Results {
+    /// Assigns the figures from now on to this turn.
+    pub(crate) fn begin_turn(&mut self, number: usize) {
+        self.turn = number;
+    }
+
     /// Adds the figure of a turn.
     pub(crate) fn add(&mut self, topic: &'static str, who: &'static str, under: u64, figure: f64) {
-        self.0.entry((topic, who, under)).or_default().push(figure);
+        self.figures.entry((topic, who, under)).or_default().push((self.turn, figure));
     }
 
     /// Returns the median of all turns.
     pub(crate) fn median(&self, topic: &'static str, who: &'static str, under: u64) -> Option<f64> {
-        self.0.get(&(topic, who, under)).and_then(|figures| median(figures))
+        median(&self.all(&(topic, who, under)))
     }
 
-    /// Returns the median of the ratios of each turn. If a turn lacks a figure, it is the ratio of medians.
+    /// Returns the median of the ratios of two figures that were measured in the same turn. Other work of the
+    /// machine changes from turn to turn, so this varies less than the ratio of the medians.
     pub(crate) fn ratio(&self, of: FigureKey, to: FigureKey) -> Option<f64> {
-        let (figures, others) = (self.0.get(&of)?, self.0.get(&to)?);
-        if figures.len() != others.len() {
-            return Some(median(figures)? / median(others)?);
-        }
-        let ratios: Vec<_> = figures.iter().zip(others).map(|(figure, other)| figure / other).collect();
+        let (of, to) = (self.figures.get(&of)?, self.figures.get(&to)?);
+        let in_turn = |number: usize| to.iter().find(|(turn, _)| *turn == number).map(|(_, figure)| *figure);
+        let ratios: Vec<_> = of.iter().filter_map(|(turn, figure)| Some(figure / in_turn(*turn)?)).collect();
         median(&ratios)
     }
 
     /// Returns the highest figure of all turns.
     pub(crate) fn most(&self, topic: &'static str, who: &'static str, under: u64) -> Option<f64> {
-        self.0.get(&(topic, who, under))?.iter().copied().reduce(f64::max)
+        self.all(&(topic, who, under)).into_iter().reduce(f64::max)
     }
 
     /// Returns the number of figures.
     pub(crate) fn count(&self, topic: &'static str, who: &'static str, under: u64) -> usize {
-        self.0.get(&(topic, who, under)).map_or(0, Vec::len)
+        self.all(&(topic, who, under)).len()
     }
 
     /// Returns the figure of the last turn.
     pub(crate) fn latest(&self, topic: &'static str, who: &'static str, under: u64) -> Option<f64> {
-        self.0.get(&(topic, who, under))?.last().copied()
+        self.all(&(topic, who, under)).last().copied()
     }
 
     /// Returns the medians of a subject by parameter.
     pub(crate) fn series(&self, topic: &'static str, who: &'static str) -> Vec<(u64, f64)> {
-        let of = self.0.iter().filter(|((is_topic, is_who, _), _)| (*is_topic, *is_who) == (topic, who));
-        of.filter_map(|((_, _, under), figures)| Some((*under, median(figures)?))).collect()
+        let of = self.figures.keys().filter(|(is_topic, is_who, _)| (*is_topic, *is_who) == (topic, who));
+        of.filter_map(|key| Some((key.2, median(&self.all(key))?))).collect()
     }
 
     /// Returns whether there is any figure for this topic.
     pub(crate) fn has(&self, topic: &str) -> bool {
-        self.0.keys().any(|(is, _, _)| *is == topic)
+        self.figures.keys().any(|(is, _, _)| *is == topic)
+    }
+
+    /// Returns the figures of all turns.
+    fn all(&self, key: &FigureKey) -> Vec<f64> {
+        self.figures.get(key).into_iter().flatten().map(|(_, figure)| *figure).collect()
     }
 }

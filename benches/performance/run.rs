@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -82,7 +83,12 @@ impl Course {
 
     /// Sends evenly spaced datagrams at this rate for this duration and waits for the arrivals.
     pub(crate) fn run_evenly(&mut self, rate: f64, seconds: f64) -> RelayRun {
-        self.run_in(Duration::from_secs_f64(1.0 / rate), rate, seconds)
+        // Otherwise the kernel combines timers of this thread that are due within 50 us. The relay, which has
+        // started already, keeps its own.
+        rustix::thread::set_current_timer_slack(NonZeroU64::new(1)).unwrap();
+        let run = self.run_in(Duration::from_secs_f64(1.0 / rate), rate, seconds);
+        rustix::thread::set_current_timer_slack(None).unwrap();
+        run
     }
 
     /// Sends what is due at each `tick`.

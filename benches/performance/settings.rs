@@ -27,9 +27,9 @@ impl Settings {
     pub(crate) fn from_environment() -> Self {
         Self {
             turns: usize::try_from(crate::numbers::count(number("TURNS", 5.0))).unwrap().max(1),
-            probe: number("PROBE_SECONDS", 1.5),
-            run: number("RUN_SECONDS", 4.0),
-            disk: number("SECONDS", 60.0),
+            probe: number("PROBE_SECONDS", 1.0),
+            run: number("RUN_SECONDS", 2.5),
+            disk: number("SECONDS", 30.0),
             backlog: number("BACKLOG_MIB", 1024.0),
             segments: crate::numbers::count(number("SEGMENTS", 10_000.0)),
             idle: number("IDLE_SECONDS", 10.0),

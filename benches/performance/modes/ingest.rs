@@ -74,7 +74,7 @@ fn sender(rate: f64, seconds: f64) -> IngestProbe {
 
 /// Measures the loop that only counts.
 fn bare(rate: f64, seconds: f64) -> IngestProbe {
-    let bare = Bare::start(None, Sending::Plain);
+    let bare = Bare::start(None, Sending::Plain, Buffer::Permitted);
     let mut generator = Generator::new(EXPORTERS, &[bare.addr()], Sending::Gso);
     let warmed = send(&mut generator, WARM_UP_RATE, WARM_UP_SECONDS).0;
     let (sent, kept) = send(&mut generator, rate, seconds);

@@ -15,6 +15,9 @@ pub(crate) const LATE: &str = "p99 by max-delay";
 /// Rates in datagrams per second, with their names as subjects.
 pub(crate) const RATES: [(u64, &str); 2] = [(1000, "1,000/s"), (20_000, "20,000/s")];
 
+/// The subject whose latencies have marks.
+pub(crate) const LATENCY_RATE: &str = RATES[1].1;
+
 /// Values of `max-delay`, in milliseconds.
 pub(crate) const DELAYS: [u64; 5] = [0, 1, 10, 50, 200];
 

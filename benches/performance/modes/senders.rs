@@ -53,11 +53,13 @@ pub(crate) fn turn(settings: &Settings, results: &mut Results) {
         let run = course.run(float(RATE), settings.run);
         settings.print_run(RECEIVER, &format!("{count:>4} senders {run}"));
         results.add(SENDERS, RECEIVER, count.into(), run.cost());
-    }
-    for kind in settings.chosen([Kind::Nfacctd]) {
-        let run = Course::new(kind, COUNTS[2], Buffer::Package).run(float(RATE), settings.run);
-        settings.print_run(kind.name(), &run);
-        results.add(SENDERS, kind.name(), COUNTS[2].into(), run.cost());
+        drop(course);
+        // The same number of exporters, which send to nfacctd without nf-transport.
+        for kind in settings.chosen([Kind::Nfacctd]) {
+            let run = Course::new(kind, count, Buffer::Package).run(float(RATE), settings.run);
+            settings.print_run(kind.name(), &format!("{count:>4} exporters {run}"));
+            results.add(SENDERS, kind.name(), count.into(), run.cost());
+        }
     }
 }
 

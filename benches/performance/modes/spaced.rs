@@ -16,8 +16,6 @@ pub(crate) const RATES: [u64; 3] = [1000, 5000, 20_000];
 pub(crate) const KINDS: [Kind; 3] = [Kind::PLAIN, Kind::PlainRelay, Kind::Nfacctd];
 
 pub(crate) fn turn(settings: &Settings, results: &mut Results) {
-    // Otherwise the timers of the generator combine datagrams that are due within 50 us.
-    rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1)).unwrap();
     for rate in RATES {
         for kind in settings.chosen(KINDS) {
             let run = Course::new(kind, EXPORTERS, Buffer::Package).run_evenly(float(rate), settings.run);
@@ -25,5 +23,4 @@ pub(crate) fn turn(settings: &Settings, results: &mut Results) {
             results.add(SPACED, kind.name(), rate, run.cost());
         }
     }
-    rustix::thread::set_current_timer_slack(None).unwrap();
 }

@@ -40,8 +40,9 @@ pub(super) fn to_plain_relay(results: &Results) -> Section {
             let cost = |kind: Kind| (cost::COST, kind.name(), rate);
             results.ratio(cost(kind), cost(Kind::PlainRelay))
         };
-        let ratios: Option<Vec<_>> = cost::RATES.into_iter().map(|rate| ratio(rate).map(short)).collect();
-        Some([vec![called(kind)], ratios?].concat())
+        let ratios = cost::RATES.map(ratio);
+        let shown = ratios.map(|ratio| ratio.map_or_else(String::new, short));
+        ratios.iter().any(Option::is_some).then(|| [vec![called(kind)], shown.to_vec()].concat())
     };
     let rates = cost::RATES.map(|rate| format!("{}/s", grouped(rate)));
     Section {
@@ -55,13 +56,19 @@ pub(super) fn to_plain_relay(results: &Results) -> Section {
 pub(super) fn spaced_costs(results: &Results) -> Section {
     let row = |kind: Kind| {
         let series = results.series(spaced::SPACED, kind.name());
-        (!series.is_empty()).then(|| [vec![called(kind)], figures(&series)].concat())
+        let ratio = |rate| {
+            let cost = |kind: Kind| (spaced::SPACED, kind.name(), rate);
+            results.ratio(cost(kind), cost(Kind::PlainRelay)).map_or_else(String::new, short)
+        };
+        let ratios = spaced::RATES.map(ratio).to_vec();
+        (!series.is_empty()).then(|| [vec![called(kind)], figures(&series), ratios].concat())
     };
     let rates = spaced::RATES.map(|rate| format!("{}/s", grouped(rate)));
+    let ratios = spaced::RATES.map(|rate| format!("to the plain relay at {}/s", grouped(rate)));
     Section {
         title: "Evenly spaced datagrams",
         how: "Core-microseconds per datagram if each is sent at a time of its own.".to_owned(),
-        head: [words(&["relay"]), rates.to_vec()].concat(),
+        head: [words(&["relay"]), rates.to_vec(), ratios.to_vec()].concat(),
         rows: spaced::KINDS.into_iter().filter_map(row).collect(),
     }
 }
@@ -110,35 +117,38 @@ pub(super) fn by_max_delay(results: &Results) -> Section {
 }
 
 pub(super) fn idle_wake_ups(results: &Results) -> Section {
-    let row = |kind: Kind| Some(vec![called(kind), short(results.median(idle::WAKE_UPS, kind.name(), 0)?)]);
+    let row = |kind: Kind| {
+        let topics = [idle::WAKE_UPS, idle::WAKE_UPS_SENDER, idle::WAKE_UPS_RECEIVER];
+        let figures = topics.map(|topic| results.latest(topic, kind.name(), 0).map(short));
+        let figures: Option<Vec<_>> = figures.into_iter().collect();
+        Some([vec![called(kind)], figures?].concat())
+    };
     Section {
         title: "Idle",
         how: "Wake-ups per second of all threads of both daemons, connected and without datagrams."
             .to_owned(),
-        head: words(&["", "wake-ups/s"]),
-        rows: Kind::PAIRS.into_iter().filter_map(row).collect(),
+        head: words(&["", "wake-ups/s", "nf-sender", "nf-receiver"]),
+        rows: idle::kinds().into_iter().filter_map(row).collect(),
     }
 }
 
 /// The figures of this build divided by those of the other build that was measured in turn.
 pub(super) fn baselines(results: &Results) -> Section {
-    let ratio = |kind: Kind, topic, under| {
-        let other = results.median(topic, kind.baseline()?.name(), under)?;
-        Some(short(results.median(topic, kind.name(), under)? / other))
-    };
     let row = |kind: Kind| {
-        let rate = ratio(kind, rate::RATE, 0);
-        let costs = cost::RATES.map(|rate| ratio(kind, cost::COST, rate));
-        let cells: Vec<_> = [rate].into_iter().chain(costs).collect();
+        let other = kind.baseline()?;
+        let ratio = |topic, under| results.ratio((topic, kind.name(), under), (topic, other.name(), under));
+        let costs = cost::RATES.map(|rate| ratio(cost::COST, rate));
+        let cells = [vec![ratio(rate::RATE, 0)], costs.to_vec(), vec![ratio(idle::WAKE_UPS, 0)]].concat();
         let is_measured = cells.iter().any(Option::is_some);
-        let shown = cells.into_iter().map(Option::unwrap_or_default);
+        let shown = cells.into_iter().map(|cell| cell.map_or_else(String::new, short));
         is_measured.then(|| [called(kind)].into_iter().chain(shown).collect())
     };
     let rates = cost::RATES.map(|rate| format!("cost at {}/s", grouped(rate)));
     Section {
         title: "To the baseline",
-        how: "Figures of this build divided by those of the build in `NF_BENCH_BASELINE`.".to_owned(),
-        head: [words(&["", "rate"]), rates.to_vec()].concat(),
+        how: "Figures of this build divided by those of the build in `NF_BENCH_BASELINE` in the same turn."
+            .to_owned(),
+        head: [words(&["", "rate"]), rates.to_vec(), words(&["idle wake-ups"])].concat(),
         rows: Kind::PAIRS.into_iter().filter_map(row).collect(),
     }
 }
