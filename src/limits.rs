@@ -91,6 +91,22 @@ pub const STREAM_ESTABLISHED: Duration = Duration::from_secs(3_600);
 /// Interval at which the file of a stream is marked as seen while its session has nothing to store.
 pub const STREAM_MARKED_EVERY: Duration = Duration::from_secs(86_400);
 
+/// Interval at which nf-receiver looks for such streams while nothing else needs a sync: an idle daemon
+/// writes nothing.
+pub const IDLE_STREAMS_EXAMINED_EVERY: Duration = Duration::from_secs(3_600);
+
+/// Length from which the log of positions is replaced by a new one, unless the new one is half as long: with
+/// 100 active senders a replacement in 5 minutes.
+pub const POSITIONS_LOG_MAX: usize = 4 * 1024 * 1024;
+
+/// Space that the log of positions reserves at once, so that most syncs change no size: 8 minutes of one
+/// sender.
+pub const POSITIONS_LOG_RESERVED: usize = 64 * 1024;
+
+/// Position files synced in one second, when sessions end or after a crash: the log has the others, and the
+/// next sync of the log waits for these.
+pub const POSITION_FILES_PER_SYNC: usize = 32;
+
 /// Age after which an unseen stream is the first to make room for another of the same sender id. No outage
 /// lasts as long, and its spool was probably abandoned.
 pub const STREAM_KEPT: Duration = Duration::from_secs(30 * 86_400);

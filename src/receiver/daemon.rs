@@ -1,8 +1,8 @@
 //! The daemon: acquires its resources, serves senders, and stops in an orderly way.
 
 mod clock_log;
+mod state_sync;
 
-use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -29,6 +29,7 @@ use crate::receiver::accept::waiting::WaitingForSession;
 use crate::receiver::collectors::Collectors;
 use crate::receiver::collectors::confusion::Confusion;
 use crate::receiver::daemon::clock_log::ClockLog;
+use crate::receiver::daemon::state_sync::StateSync;
 use crate::receiver::delivery::collector_offsets::{self, CollectorOffset, CollectorOffsets};
 use crate::receiver::delivery::unmatched::UnmatchedLog;
 use crate::receiver::output::{Outputs, SocketBudget};
@@ -110,8 +111,7 @@ struct ReceiverDaemon {
     stop_serving: ShutdownTrigger,
     /// The task that answers requests at the control socket.
     answers: AbortHandle,
-    /// The current or last sync of the state.
-    syncing: Option<JoinHandle<()>>,
+    sync: StateSync,
     pace: Pace,
     clock: ClockLog,
     unmatched: UnmatchedLog,
@@ -167,7 +167,7 @@ async fn start(
         serving,
         stop_serving,
         answers,
-        syncing: None,
+        sync: StateSync::default(),
         pace: Pace::default(),
         clock: ClockLog::new(),
         unmatched: UnmatchedLog::default(),
@@ -190,10 +190,7 @@ impl Supervised for ReceiverDaemon {
         let totals = shared.senders.totals();
         self.pace.add_sample((totals.delivered.datagrams, totals.delivered.bytes));
         self.unmatched.look(shared.senders.unmatched());
-        if self.syncing.as_ref().is_none_or(JoinHandle::is_finished) {
-            let keep: StoreState = (Templates::keep_at_times, KnownSources::keep_at_times);
-            self.syncing = Some(tokio::spawn(sync(shared.clone(), self.state.clone(), keep)));
-        }
+        self.sync.tick(shared, &self.state);
         line(&senders, totals, &shared.outputs(), &self.pace)
     }
 
@@ -224,7 +221,7 @@ impl Supervised for ReceiverDaemon {
             shared.senders.log_denied(true);
             let progress = shared.senders.store_offsets().await;
             pass_on(shared, &self.state, &progress);
-            sync(shared.clone(), self.state, (Templates::keep, KnownSources::keep)).await;
+            state_sync::finish(shared.clone(), self.state).await;
         }
         self.answers.abort();
         Ok(())
@@ -330,27 +327,6 @@ async fn serve(
     while gates.join_next().await.is_some() {}
     following.abort();
     Ok(())
-}
-
-/// Functions that store templates and known sources in the state directory.
-type StoreState = (fn(&Templates, &Path) -> io::Result<()>, fn(&KnownSources, &Path) -> io::Result<()>);
-
-/// Syncs the positions to disk, and stores the rest with `keep`.
-async fn sync(shared: Arc<Shared>, state: PathBuf, keep: StoreState) {
-    let outcome = tokio::task::spawn_blocking(move || {
-        if let Err(error) = keep.0(&shared.templates, &state) {
-            let place = state.display();
-            tracing::error!(%error, "cannot store the templates of exporters in {place}: {error}");
-        }
-        shared.confusion.look(&shared.templates, &shared.outputs(), std::time::Instant::now());
-        if let Err(error) = keep.1(&shared.known_sources, &state) {
-            tracing::error!(%error, "cannot store the addresses of authenticated senders: {error}");
-        }
-        shared.positions.sync()
-    });
-    if let Ok(Err(error)) = outcome.await {
-        tracing::error!(%error, "{error}; a power loss now would repeat more datagrams");
-    }
 }
 
 fn answer(

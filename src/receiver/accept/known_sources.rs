@@ -122,12 +122,17 @@ impl KnownSources {
         self.inner().sources.contains_key(&source)
     }
 
+    /// Returns whether [`Self::keep_at_times`] has anything to write.
+    pub(crate) fn is_due(&self) -> bool {
+        self.inner().is_due(Instant::now())
+    }
+
     /// See [`Self::keep`]; skips the write if the last one was less than [`KEPT_EVERY`] ago.
     pub(crate) fn keep_at_times(&self, state_directory: &Path) -> io::Result<()> {
         let now = Instant::now();
         {
             let mut inner = self.inner();
-            if !inner.is_dirty || inner.kept.is_some_and(|kept| now.duration_since(kept) < KEPT_EVERY) {
+            if !inner.is_due(now) {
                 return Ok(());
             }
             inner.kept = Some(now);
@@ -153,6 +158,10 @@ impl KnownSources {
 }
 
 impl KnownSourcesState {
+    fn is_due(&self, now: Instant) -> bool {
+        self.is_dirty && self.kept.is_none_or(|kept| now.duration_since(kept) >= KEPT_EVERY)
+    }
+
     /// Notes that `sender` has authenticated from `source`. Returns whether the source is new.
     fn insert(&mut self, source: PeerSource, sender: &str) -> bool {
         self.count += 1;

@@ -162,15 +162,18 @@ impl Confusion {
         locked(&self.0)
     }
 
+    /// Returns whether the last scan was long enough ago for another one.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.state().looked.is_none_or(|looked| now.duration_since(looked) >= LOOKED_EVERY)
+    }
+
     /// Scans the templates, unless that was done recently, and logs new pairs. Blocks; call it repeatedly
     /// where that is allowed.
     pub(crate) fn look(&self, templates: &Templates, outputs: &Arc<Outputs>, now: Instant) {
-        let mut state = self.state();
-        if state.looked.is_some_and(|looked| now.duration_since(looked) < LOOKED_EVERY) {
+        if !self.is_due(now) {
             return;
         }
-        state.looked = Some(now);
-        drop(state);
+        self.state().looked = Some(now);
         let mut found = HashMap::new();
         for output in outputs.iter() {
             let (view, had) = (output.view(), output.served());

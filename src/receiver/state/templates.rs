@@ -141,6 +141,11 @@ impl Templates {
         (new, true)
     }
 
+    /// Returns whether [`Self::keep_at_times`] has anything to write.
+    pub(crate) fn is_due(&self) -> bool {
+        self.on_disk.is_due(TEMPLATES_KEPT_EVERY) || self.options_on_disk.is_due(OPTIONS_KEPT_EVERY)
+    }
+
     /// Writes the files that are dirty, unless they were written recently. Blocks.
     pub(crate) fn keep_at_times(&self, state_directory: &Path) -> io::Result<()> {
         if self.on_disk.begin_if_due(TEMPLATES_KEPT_EVERY) {

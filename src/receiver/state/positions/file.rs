@@ -1,27 +1,25 @@
 //! The position file of one stream.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
-use nf_transport_core::sequence::{Position, RunId, StreamId};
-use nf_transport_core::spool::disk::not_created;
+use nf_transport_core::sequence::{Position, RunId};
 
-use crate::host::files::atomic_file;
 use crate::host::locked;
 use crate::limits::STREAM_MARKED_EVERY;
-use crate::receiver::state::positions::begun::{self, BEGUN_LEN, BEGUN_OFFSET};
+use crate::receiver::state::positions::begun::{self, BEGUN_OFFSET};
 use crate::receiver::state::positions::error::PositionsError;
-use crate::receiver::state::positions::slot::{SLOT_LEN, Slot, StoredProgress};
-
-/// Offsets of the slots. They are on pages of their own, so that damage to one spares the other.
-const SLOT_OFFSETS: [u64; 2] = [0, 4096];
-
-/// Offset of the slot with the position of collectors set to skip.
-const SKIP_POSITION_OFFSET: u64 = 8192;
+use crate::receiver::state::positions::log_record::LogRecord;
+use crate::receiver::state::positions::slot::{Slot, StoredProgress};
+use crate::receiver::state::positions::slot_file::{
+    SKIP_POSITION_OFFSET, SLOT_OFFSETS, open_file, read_begun, read_slot, read_slots, set_aside,
+};
+use crate::receiver::state::positions::stream_name::StreamName;
+use crate::receiver::state::positions::sync_need::SyncNeed;
 
 /// Reason why a file of a newer version is left unchanged.
 const NEWER: &str = "a newer version of nf-receiver wrote it; install that version again, or remove the \
@@ -31,8 +29,29 @@ const NEWER: &str = "a newer version of nf-receiver wrote it; install that versi
 #[derive(Debug)]
 pub(crate) struct StreamPosition {
     path: PathBuf,
-    stream: StreamId,
+    name: StreamName,
     state: Mutex<PositionFileState>,
+    need: Arc<SyncNeed>,
+}
+
+/// The sync that a position needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SyncDue {
+    Nothing,
+    /// A record in the log.
+    Record,
+    /// A sync of its own file.
+    File,
+}
+
+/// Outcome of the last sync of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LastSync {
+    /// The file was created, or got the time at which the stream began, and was not synced yet.
+    Outstanding,
+    Done,
+    /// The kernel may have dropped what was written before it.
+    Failed,
 }
 
 #[derive(Debug)]
@@ -45,10 +64,11 @@ struct PositionFileState {
     newest_offset: u64,
     /// Position of collectors set to skip, if it is higher.
     skip_position: Option<StoredProgress>,
-    /// True if anything was stored since the last sync.
+    /// True if anything was stored since the last sync or record.
     dirty: bool,
-    /// True if the last sync failed: the kernel may have dropped what was written before it.
-    sync_failed: bool,
+    /// True if the position is in the log and its file is not synced.
+    is_logged: bool,
+    last_sync: LastSync,
     /// Modification time of the file.
     seen: SystemTime,
     /// Opened on demand.
@@ -63,10 +83,12 @@ impl StreamPosition {
     /// has changed.
     pub(super) fn open(
         path: PathBuf,
-        stream: StreamId,
+        name: StreamName,
+        need: Arc<SyncNeed>,
         seen: SystemTime,
         begun: SystemTime,
     ) -> Result<(Self, bool), PositionsError> {
+        let stream = name.stream;
         let (file, is_made) = open_file(&path).map_err(PositionsError::context("open", &path))?;
         let slots = read_slots(&file, stream).map_err(PositionsError::context("read", &path))?;
         let is_known = slots.iter().any(|slot| slot.progress().is_some());
@@ -82,7 +104,8 @@ impl StreamPosition {
             tracing::warn!("one of two slots of {} is damaged; using the other one", path.display());
         }
         let file = if lost { set_aside(&path)? } else { file };
-        if read_begun(&file, stream).is_none() {
+        let is_new = read_begun(&file, stream).is_none();
+        if is_new {
             file.write_all_at(&begun::encode(stream, begun), BEGUN_OFFSET)
                 .map_err(PositionsError::context("write", &path))?;
         }
@@ -91,9 +114,26 @@ impl StreamPosition {
         let further = further.and_then(Slot::progress);
         let state = Mutex::new(PositionFileState {
             skip_position: further,
+            last_sync: if is_new { LastSync::Outstanding } else { LastSync::Done },
             ..PositionFileState::new(slots, seen, file)
         });
-        Ok((Self { path, stream, state }, lost || is_made))
+        Ok((Self { path, name, state, need }, lost || is_made))
+    }
+
+    /// Writes the positions of `record` to the file, where they are higher. The file is synced later.
+    pub(super) fn recover(&self, record: &LogRecord) -> Result<(), PositionsError> {
+        if let Some(delivered) = record.delivered {
+            self.store(delivered.position, delivered.run)?;
+        }
+        if let Some(further) = record.further {
+            self.store_skip_position(further.position, further.run)?;
+        }
+        let mut state = self.state();
+        (state.dirty, state.is_logged) = (false, true);
+        self.need.set();
+        let marked = self.file(&mut state)?.set_modified(state.seen);
+        state.close_if_unused();
+        marked.map_err(PositionsError::context("mark as seen", &self.path))
     }
 
     /// Keeps the file open for one more session.
@@ -108,6 +148,9 @@ impl StreamPosition {
     pub(super) fn end_use(&self) {
         let mut state = self.state();
         state.users -= 1;
+        if state.users == 0 && state.is_logged {
+            self.need.set();
+        }
         state.close_if_unused();
     }
 
@@ -134,9 +177,10 @@ impl StreamPosition {
         let progress = StoredProgress { position, run };
         let offset = state.next_offset;
         self.file(&mut state)?
-            .write_all_at(&Slot::encode(self.stream, progress), offset)
+            .write_all_at(&Slot::encode(self.name.stream, progress), offset)
             .map_err(PositionsError::context("write", &self.path))?;
         state.stored(progress);
+        self.need.set();
         state.close_if_unused();
         Ok(())
     }
@@ -156,38 +200,75 @@ impl StreamPosition {
         }
         let further = StoredProgress { position: further, run };
         self.file(&mut state)?
-            .write_all_at(&Slot::encode(self.stream, further), SKIP_POSITION_OFFSET)
+            .write_all_at(&Slot::encode(self.name.stream, further), SKIP_POSITION_OFFSET)
             .map_err(PositionsError::context("write", &self.path))?;
         state.skip_position = Some(further);
         state.dirty = true;
+        self.need.set();
         state.close_if_unused();
         Ok(())
     }
 
-    /// Syncs the position to disk if it was stored since the last call. After a failure the next call writes
-    /// it again before it retries, because the kernel may have dropped the pages and would report success.
+    /// Returns the sync that the position needs at the time `seen`. While a session uses the stream, the log
+    /// has its position. After that, the file is synced.
+    pub(super) fn due(&self, seen: SystemTime) -> SyncDue {
+        let state = self.state();
+        let needs_file = state.users == 0 || state.last_sync != LastSync::Done || state.is_idle(seen);
+        match (state.is_due(seen), needs_file, state.dirty) {
+            (true, true, _) => SyncDue::File,
+            (true, false, true) => SyncDue::Record,
+            _ => SyncDue::Nothing,
+        }
+    }
+
+    /// Returns a record for the log if the log lacks the position, and marks the stream as seen.
+    pub(super) fn record_if_dirty(&self, seen: SystemTime) -> Result<Option<LogRecord>, PositionsError> {
+        let mut state = self.state();
+        if !state.dirty {
+            return Ok(None);
+        }
+        let marked = self.file(&mut state)?.set_modified(seen);
+        marked.map_err(PositionsError::context("mark as seen", &self.path))?;
+        (state.dirty, state.is_logged, state.seen) = (false, true, seen);
+        state.close_if_unused();
+        Ok(Some(self.record(&state)))
+    }
+
+    /// Returns a record for a new log, if the file is not synced.
+    pub(super) fn logged(&self) -> Option<LogRecord> {
+        let state = self.state();
+        state.is_logged.then(|| self.record(&state))
+    }
+
+    fn record(&self, state: &PositionFileState) -> LogRecord {
+        LogRecord { name: self.name.clone(), delivered: state.delivered, further: state.skip_position }
+    }
+
+    /// Syncs the file to disk if the position was stored since the last call. After a failure the next call
+    /// writes it again before it retries, because the kernel may have dropped the pages and would report
+    /// success.
     ///
     /// Sets the modification time to `seen`: a write itself sets it by the wall clock, which may be wrong.
     /// A stream in use without new data is marked once a day.
     pub(super) fn sync(&self, seen: SystemTime) -> Result<(), PositionsError> {
         let mut state = self.state();
-        let is_idle = || seen.duration_since(state.seen).is_ok_and(|idle| idle >= STREAM_MARKED_EVERY);
-        if !state.dirty && (state.users == 0 || !is_idle()) {
+        if !state.is_due(seen) {
             return Ok(());
         }
+        let seen = if state.dirty || state.users > 0 { seen } else { state.seen };
         let file = self.file(&mut state)?;
-        if state.sync_failed {
+        if state.last_sync == LastSync::Failed {
             self.write_again(&file, &state).map_err(PositionsError::context("write", &self.path))?;
         }
         state.dirty = false;
         drop(state);
         let marked = file.set_modified(seen);
-        let outcome = marked.and_then(|()| file.sync_data());
+        let outcome = marked.and_then(|()| self.need.sync_data(&file));
         let mut state = self.state();
-        state.sync_failed = outcome.is_err();
-        state.dirty |= state.sync_failed;
         if outcome.is_ok() {
-            state.seen = seen;
+            (state.seen, state.is_logged, state.last_sync) = (seen, false, LastSync::Done);
+        } else {
+            (state.dirty, state.last_sync) = (true, LastSync::Failed);
         }
         state.close_if_unused();
         outcome.map_err(PositionsError::context("sync", &self.path))
@@ -198,7 +279,7 @@ impl StreamPosition {
         let newest = state.delivered.map(|delivered| (delivered, state.newest_offset));
         let further = state.skip_position.map(|further| (further, SKIP_POSITION_OFFSET));
         for (progress, offset) in newest.into_iter().chain(further) {
-            file.write_all_at(&Slot::encode(self.stream, progress), offset)?;
+            file.write_all_at(&Slot::encode(self.name.stream, progress), offset)?;
         }
         Ok(())
     }
@@ -229,9 +310,10 @@ impl StreamPosition {
         self.state().file = file;
     }
 
-    /// Returns whether anything was stored since the last sync.
+    /// Returns whether anything was stored since the last sync of the file.
     pub(super) fn is_dirty(&self) -> bool {
-        self.state().dirty
+        let state = self.state();
+        state.dirty || state.is_logged
     }
 }
 
@@ -249,11 +331,21 @@ impl PositionFileState {
             newest_offset,
             skip_position: None,
             dirty: false,
-            sync_failed: false,
+            is_logged: false,
+            last_sync: LastSync::Done,
             seen,
             file: Some(Arc::new(file)),
             users: 0,
         }
+    }
+
+    /// Returns whether the file needs a sync, or the log a record, at the time `seen`.
+    fn is_due(&self, seen: SystemTime) -> bool {
+        self.dirty || self.is_logged || (self.users > 0 && self.is_idle(seen))
+    }
+
+    fn is_idle(&self, seen: SystemTime) -> bool {
+        seen.duration_since(self.seen).is_ok_and(|idle| idle >= STREAM_MARKED_EVERY)
     }
 
     fn close_if_unused(&mut self) {
@@ -271,61 +363,4 @@ impl PositionFileState {
 
 fn position_of(progress: Option<StoredProgress>) -> Option<Position> {
     progress.map(|progress| progress.position)
-}
-
-/// Opens or creates the file at `path`. Returns `true` if it created it.
-fn open_file(path: &std::path::Path) -> io::Result<(File, bool)> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true);
-    match options.open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let made = options.create(true).truncate(false).mode(0o600).open(path);
-            let made = made.map_err(|error| not_created(error, path.parent().unwrap_or(path)));
-            Ok((made?, true))
-        }
-        opened => Ok((opened?, false)),
-    }
-}
-
-/// Returns the time at which the stream of `file` began, if the file has it.
-pub(super) fn read_begun(file: &File, stream: StreamId) -> Option<SystemTime> {
-    let mut record = [0; BEGUN_LEN];
-    file.read_exact_at(&mut record, BEGUN_OFFSET).ok()?;
-    begun::parse(stream, record)
-}
-
-fn read_slots(file: &File, stream: StreamId) -> io::Result<[Slot; 2]> {
-    let [first, second] = SLOT_OFFSETS;
-    Ok([read_slot(file, stream, first)?, read_slot(file, stream, second)?])
-}
-
-fn read_slot(file: &File, stream: StreamId, offset: u64) -> io::Result<Slot> {
-    let mut bytes = [0; SLOT_LEN];
-    let mut filled = 0;
-    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, offset + u64::try_from(filled).unwrap_or(u64::MAX))? {
-            0 => break,
-            read => filled += read,
-        }
-    }
-    Ok(Slot::parse(stream, bytes.get(..filled).unwrap_or_default()))
-}
-
-/// Renames the damaged file at `path`, and creates a new one in its place.
-fn set_aside(path: &std::path::Path) -> Result<File, PositionsError> {
-    let aside = set_aside_path(path);
-    atomic_file::rename(path, &aside).map_err(PositionsError::context("rename", path))?;
-    tracing::warn!(
-        "the position of a stream was damaged; its file was renamed to {}, and all datagrams that its \
-         sender still has are delivered again",
-        aside.display()
-    );
-    open_file(path).map(|(file, _)| file).map_err(PositionsError::context("open", path))
-}
-
-/// Returns the path to which the damaged file at `path` is renamed.
-pub(super) fn set_aside_path(path: &std::path::Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".damaged");
-    name.into()
 }

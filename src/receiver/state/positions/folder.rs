@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use crate::receiver::state::positions::error::PositionsError;
-use crate::receiver::state::positions::file::read_begun;
+use crate::receiver::state::positions::slot_file::read_begun;
 use crate::receiver::state::positions::stream_name::StreamName;
 
 /// The directory.

@@ -55,8 +55,13 @@ impl StreamIndex {
 
     /// Returns the time at which this stream began; `None` if it is not known.
     pub(super) fn begun(&self, name: &StreamName) -> Option<SystemTime> {
+        self.times(name).map(|(_, begun)| begun)
+    }
+
+    /// Returns the times at which this stream was last seen and began; `None` if it is not known.
+    pub(super) fn times(&self, name: &StreamName) -> Option<(SystemTime, SystemTime)> {
         let known = self.streams_of(&name.sender).iter().find(|known| known.stream == name.stream)?;
-        Some(known.begun)
+        Some((known.seen, known.begun))
     }
 
     /// Returns the known streams of one sender.

@@ -32,7 +32,8 @@
 //! write touches the slot that counts, and a checksum of 32 bytes in one sector shows a write that was cut
 //! short. If a sync fails, the slots are written again before the next one.
 //!
-//! A stored position survives the end of the process at once, and a power loss after [`Positions::sync`]. The
+//! A stored position survives the end of the process at once, and a power loss after [`Positions::sync`].
+//! That writes the positions of all streams in use to one log (`log.rs`), with one sync for all of them. The
 //! position of a stream never decreases. A damaged file never stops the service: it is set aside, and the
 //! stream starts as unknown.
 
@@ -42,10 +43,15 @@ mod file;
 mod folder;
 mod index;
 mod last_seen;
+mod log;
+mod log_record;
 mod new_streams;
 mod slot;
+mod slot_file;
 mod stream_in_use;
 mod stream_name;
+mod sync;
+mod sync_need;
 
 use std::collections::HashMap;
 use std::io;
@@ -58,11 +64,13 @@ pub(crate) use file::StreamPosition;
 use folder::Folder;
 use index::StreamIndex;
 use last_seen::LastSeen;
+use log::PositionLog;
 use new_streams::NewStreams;
 pub(crate) use new_streams::StreamOwner;
 use nf_transport_core::sequence::{SenderId, StreamId};
 pub(crate) use stream_in_use::StreamInUse;
 use stream_name::StreamName;
+use sync_need::SyncNeed;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::host::locked;
@@ -80,14 +88,17 @@ pub(crate) const DIRECTORY: &str = "positions";
 pub(crate) struct Positions {
     folder: Folder,
     state: Mutex<PositionsState>,
+    /// Held during a sync. It is locked before `state`.
+    log: Mutex<PositionLog>,
+    need: Arc<SyncNeed>,
     /// One stream is opened at a time, so that a slow disk blocks one thread, not one for each sender.
     opening: Arc<Semaphore>,
 }
 
-/// State of the directory: streams in use, or not synced to disk yet.
+/// State of the directory: streams in use, or whose file is not synced to disk yet.
 #[derive(Debug, Default)]
 struct PositionsState {
-    /// Streams in use, or stored since the last sync.
+    /// Streams in use, or stored since the last sync of their file.
     streams: HashMap<StreamName, Arc<StreamPosition>>,
     index: StreamIndex,
     new_streams: NewStreams,
@@ -97,6 +108,25 @@ struct PositionsState {
 }
 
 impl PositionsState {
+    /// Recovers positions from the log, if their streams still have files. The next syncs sync these.
+    fn recover(&mut self, folder: &Folder, log: &PositionLog, need: &Arc<SyncNeed>) {
+        for (name, record) in log.read() {
+            let Some((seen, begun)) = self.index.times(&name) else { continue };
+            let file = folder.file(&name);
+            let opened = StreamPosition::open(file, name.clone(), Arc::clone(need), seen, begun);
+            match opened.and_then(|(stream, _)| stream.recover(&record).map(|()| stream)) {
+                Ok(stream) => {
+                    self.index.note_file(name.clone(), seen, true);
+                    self.streams.insert(name, Arc::new(stream));
+                }
+                Err(error) => tracing::warn!(
+                    %error,
+                    "cannot recover the position of {name}: {error}; after a power loss, datagrams are repeated"
+                ),
+            }
+        }
+    }
+
     /// Closes those of `names` that are not held.
     fn release(&mut self, names: impl Iterator<Item = StreamName>) {
         for name in names {
@@ -121,8 +151,8 @@ impl PositionsState {
 }
 
 impl Positions {
-    /// Opens the positions in `positions/` of the state directory, which is created if needed. Blocks while
-    /// it lists the directory.
+    /// Opens the positions in `positions/` of the state directory, which is created if needed. Those that a
+    /// power loss left behind the log are recovered from it. Blocks while it lists the directory.
     pub(crate) fn open(state_directory: &Path) -> Result<Self, PositionsError> {
         let folder = Folder::open(state_directory.join(DIRECTORY))?;
         let mut open = PositionsState { directory_changed: true, ..PositionsState::default() };
@@ -130,7 +160,16 @@ impl Positions {
             open.index.note_begun(name, seen, begun.unwrap_or(seen), false);
         }
         open.last_seen = open.index.newest().map(LastSeen).unwrap_or_default();
-        let positions = Self { folder, state: Mutex::new(open), opening: Arc::new(Semaphore::new(1)) };
+        let need = Arc::<SyncNeed>::default();
+        let log = PositionLog::new(state_directory, Arc::clone(&need));
+        open.recover(&folder, &log, &need);
+        let positions = Self {
+            folder,
+            state: Mutex::new(open),
+            log: Mutex::new(log),
+            need,
+            opening: Arc::new(Semaphore::new(1)),
+        };
         if let Err(error) = positions.enforce_limits() {
             tracing::warn!(%error, "cannot remove positions of streams beyond the limits: {error}");
         }
@@ -173,8 +212,13 @@ impl Positions {
         }
         let seen = open.last_seen.next(SystemTime::now());
         let path = self.folder.file(&name);
-        let (position, directory_changed) = StreamPosition::open(path, stream, seen, begun.unwrap_or(seen))?;
+        let need = Arc::clone(&self.need);
+        let (position, directory_changed) =
+            StreamPosition::open(path, name.clone(), need, seen, begun.unwrap_or(seen))?;
         open.directory_changed |= directory_changed;
+        if directory_changed {
+            self.need.set();
+        }
         if is_new {
             open.new_streams.note_begun(owner, now);
         }
@@ -182,31 +226,6 @@ impl Positions {
         open.index.note_file(name.clone(), seen, true);
         open.streams.insert(name, Arc::clone(&position));
         StreamInUse::begin(position, begun.unwrap_or(seen))
-    }
-
-    /// Syncs all positions stored since the last call to disk. Blocks.
-    pub(crate) fn sync(&self) -> Result<(), PositionsError> {
-        let (streams, directory_changed, seen) = {
-            let mut open = self.lock();
-            let streams: Vec<_> = open.streams.values().map(Arc::downgrade).collect();
-            (streams, std::mem::take(&mut open.directory_changed), open.last_seen.next(SystemTime::now()))
-        };
-        let mut synced = if directory_changed { self.folder.sync() } else { Ok(()) };
-        for stream in streams {
-            // Holds only the stream that is synced now, so that others can make room meanwhile. A stream that
-            // made room is gone, with its file.
-            let held = {
-                let _open = self.lock();
-                stream.upgrade()
-            };
-            synced = synced.and(held.map_or(Ok(()), |stream| stream.sync(seen)));
-        }
-        let mut open = self.lock();
-        open.directory_changed |= directory_changed && synced.is_err();
-        let clean = open.streams.iter().filter(|(_, stream)| !stream.is_dirty());
-        let clean: Vec<StreamName> = clean.map(|(name, _)| name.clone()).collect();
-        open.release(clean.into_iter());
-        synced
     }
 
     fn lock(&self) -> MutexGuard<'_, PositionsState> {
@@ -270,6 +289,7 @@ impl Positions {
         open.streams.remove(name);
         open.index.remove(name);
         open.directory_changed = true;
+        self.need.set();
         Ok(())
     }
 

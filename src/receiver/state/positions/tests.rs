@@ -1,4 +1,5 @@
 mod format;
+mod log;
 mod streams_per_sender;
 
 use std::path::PathBuf;

@@ -21,13 +21,17 @@ impl DirtyFile {
     /// Begins an attempt if the file must be written and the last attempt was at least `every` ago. Returns
     /// whether it began. A disk that fails is not retried sooner.
     pub(super) fn begin_if_due(&self, every: Duration) -> bool {
-        let mut written = locked(&self.written);
-        let is_due =
-            self.is_dirty.load(Ordering::Relaxed) && written.is_none_or(|last| last.elapsed() >= every);
+        let is_due = self.is_due(every);
         if is_due {
-            *written = Some(Instant::now());
+            *locked(&self.written) = Some(Instant::now());
         }
         is_due
+    }
+
+    /// Returns whether the file must be written and the last attempt was at least `every` ago.
+    pub(super) fn is_due(&self, every: Duration) -> bool {
+        self.is_dirty.load(Ordering::Relaxed)
+            && locked(&self.written).is_none_or(|last| last.elapsed() >= every)
     }
 
     /// Calls `write` if the file is dirty.

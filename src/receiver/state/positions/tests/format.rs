@@ -3,7 +3,8 @@
 use std::fs::File;
 
 use super::*;
-use crate::receiver::state::positions::file::{StreamPosition, set_aside_path};
+use crate::receiver::state::positions::file::StreamPosition;
+use crate::receiver::state::positions::slot_file::set_aside_path;
 
 /// The position that a daemon finds when it starts with these bytes in the file.
 fn position_in(bytes: &[u8]) -> Option<Position> {
@@ -39,7 +40,6 @@ fn a_failed_sync_writes_the_slots_again() {
     let positions = Positions::open(state.path()).unwrap();
     let position = stream_of(&positions, STREAM).unwrap();
     position.store(Position(6), RUN).unwrap();
-    positions.sync().unwrap();
     position.store(Position(7), RUN).unwrap();
     position.store_skip_position(Position(9), RUN).unwrap();
     let written = std::fs::read(file_of(&state, STREAM)).unwrap();
@@ -86,8 +86,9 @@ fn a_file_with_two_damaged_slots_is_set_aside() {
     assert_eq!(position.get(), None);
     assert_eq!(std::fs::read(set_aside_path(&path)).unwrap(), vec![1; 4112]);
     position.store(Position(4), RUN).unwrap();
+    let name = StreamName { sender: sender(), stream: STREAM };
     let (reopened, set_aside) =
-        StreamPosition::open(path, STREAM, SystemTime::now(), SystemTime::now()).unwrap();
+        StreamPosition::open(path, name, Arc::default(), SystemTime::now(), SystemTime::now()).unwrap();
     assert_eq!((reopened.get(), set_aside), (Some(Position(4)), false));
 }
 
