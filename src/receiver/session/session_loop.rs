@@ -1,5 +1,8 @@
 //! The loop of one session: input, delivery, acknowledgements and output.
 
+use core::future::poll_fn;
+use core::pin::pin;
+use core::task::Poll;
 use std::io;
 
 use nf_transport_core::batch::Batch;
@@ -44,10 +47,11 @@ impl ReceiverConnection<'_> {
 
     async fn exchange(&mut self, stream: &mut SecureStream, guard: &mut StreamGuard) -> ConnectionEnd {
         loop {
-            // Handles all events that need no wait.
+            // Handles all events that need no wait, and most deliveries need none.
             loop {
                 match self.handle_events(guard).and_then(|()| Ok(self.acknowledge_settled(guard)?)) {
                     Ok(true) => {}
+                    Ok(false) if deliver_at_once(guard).await => {}
                     Ok(false) => break,
                     Err(ended) => return ended,
                 }
@@ -230,6 +234,15 @@ fn push_resent(guard: &mut StreamGuard, pending: PendingBatch) {
     if let Some(active) = guard.resumed() {
         active.delivery.push_resent(pending);
     }
+}
+
+/// Delivers from the first queued batches what their collectors accept without a wait. Returns `false` if a
+/// wait is needed, or nothing is queued.
+async fn deliver_at_once(guard: &mut StreamGuard) -> bool {
+    let delivery = guard.active.as_mut().map(|active| &mut active.delivery);
+    let Some(delivery) = delivery.filter(|delivery| delivery.is_under_way()) else { return false };
+    let mut running = pin!(delivery.run());
+    poll_fn(|context| Poll::Ready(running.as_mut().poll(context).is_ready())).await
 }
 
 /// Delivers queued batches; never returns without a delivery.
