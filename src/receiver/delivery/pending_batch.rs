@@ -113,7 +113,13 @@ impl PendingBatch {
             let datagram = datagram.filter(|datagram| self.allows(datagram));
             match (datagram, runs.last_mut()) {
                 (Some(datagram), Some((_, run))) if follows => run.push(datagram),
-                (Some(datagram), _) => runs.push((Position(number), vec![datagram])),
+                (Some(datagram), last) => {
+                    // Most batches are one run.
+                    let rest = if last.is_none() { self.end.since(Position(number)) } else { 1 };
+                    let mut run = Vec::with_capacity(usize::try_from(rest).unwrap_or(1));
+                    run.push(datagram);
+                    runs.push((Position(number), run));
+                }
                 (None, _) => {}
             }
             follows = datagram.is_some();
@@ -135,6 +141,10 @@ impl PendingBatch {
             settled.lose(Self::loss(self.first_new, self.end.min(position).since(self.first_new), cause));
             return settled;
         }
+        if let Some(delivered) = self.whole(position, collected) {
+            settled.delivered = delivered;
+            return settled;
+        }
         let new = self.from(self.first_new).take(usize::try_from(count).unwrap_or(usize::MAX));
         for (number, datagram) in (self.first_new.max(self.first).0..).zip(new) {
             match datagram {
@@ -145,6 +155,18 @@ impl PendingBatch {
             }
         }
         settled
+    }
+
+    /// Returns the sums of the header if all datagrams are below `position`, new, and for a collector, as in
+    /// most batches.
+    fn whole(&self, position: Position, collected: &ExporterFilter) -> Option<Tally> {
+        let records = self.records.as_ref().ok()?;
+        let is_new = self.first_new <= self.first && self.end <= position;
+        let is_for_all = self.exporters.has_all() && matches!(collected, ExporterFilter::All);
+        (is_new && is_for_all && records.dropped() == 0).then(|| Tally {
+            datagrams: self.end.since(self.first),
+            bytes: u64::from(records.payload_bytes()),
+        })
     }
 
     fn count_datagram(&self, datagram: &Datagram<'_>, collected: &ExporterFilter, settled: &mut Settled) {

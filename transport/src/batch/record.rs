@@ -34,6 +34,7 @@ enum Record<'a> {
 #[derive(Clone, Debug)]
 pub struct Records {
     bytes: Bytes,
+    payload_bytes: u32,
     dropped: u16,
 }
 
@@ -49,7 +50,7 @@ impl Records {
             Compression::Zstd => compression::decompress(&body, records_len)?.into(),
             Compression::Columnar => compression::decompress_columnar(&body, records_len)?.into(),
         };
-        let records = Self { bytes, dropped: header.dropped };
+        let records = Self { bytes, payload_bytes: header.payload_bytes, dropped: header.dropped };
         records.check(header).ok_or(BatchError::Records)?;
         Ok(records)
     }
@@ -72,6 +73,16 @@ impl Records {
     #[expect(clippy::len_without_is_empty, reason = "there is at least one datagram")]
     pub fn len(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// Payload bytes of all datagrams together.
+    pub fn payload_bytes(&self) -> u32 {
+        self.payload_bytes
+    }
+
+    /// Number of datagrams that the sender dropped.
+    pub fn dropped(&self) -> u16 {
+        self.dropped
     }
 
     /// Iterates over the datagrams in order of arrival, without dropped ones.

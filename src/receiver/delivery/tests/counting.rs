@@ -80,3 +80,19 @@ async fn a_repeated_batch_is_counted_once() {
     let reported = loss(5, 3, LossCause::Reported(GapReason::Corrupt));
     assert_eq!(settled.losses, [reported, loss(8, 2, LossCause::Unreadable(BatchError::Records))]);
 }
+
+#[test]
+fn a_whole_batch_counts_as_its_datagrams_do() {
+    let records = batches(&numbered(7, 100)).remove(0);
+    let every_v4: Prefixes = vec!["0.0.0.0/0".parse().unwrap()].into();
+    for (first_new, position) in
+        (0..8).flat_map(|first_new| (0..8).map(move |position| (first_new, position)))
+    {
+        let [by_header, one_by_one] = [Prefixes::default(), every_v4.clone()].map(|exporters| {
+            let batch = pending(Position(0), Position(7), Position(first_new), records.clone());
+            PendingBatch { exporters, ..batch }.settled_below(Position(position), &ExporterFilter::All)
+        });
+        assert_eq!(by_header, one_by_one, "from {first_new} to {position}");
+        assert_eq!(by_header.delivered.datagrams, position.saturating_sub(first_new));
+    }
+}
