@@ -102,6 +102,11 @@ fn send_as_one(socket: &Socket, run: &[&[u8]]) -> io::Result<()> {
 /// Hands the payloads of a run of 1 to [`RUN_MAX`] to the kernel one by one. Returns how many it accepted, at
 /// least one.
 pub(super) fn send_each(socket: &Socket, run: &[&[u8]]) -> io::Result<usize> {
+    if let [payload] = run {
+        // Runs of one datagram are common, because exporters take turns. They need no message header.
+        rustix::net::send(socket, payload, SendFlags::DONTWAIT)?;
+        return Ok(1);
+    }
     let payloads: Vec<_> = run.iter().map(|payload| [IoSlice::new(payload)]).collect();
     let mut no_control: [_; RUN_MAX] = core::array::from_fn(|_| SendAncillaryBuffer::default());
     let mut messages: Vec<_> = payloads
