@@ -78,8 +78,8 @@ impl Batcher {
         };
         let now = both_clocks();
         let mut summary = SlotSummary::default();
-        for index in 0.. {
-            let slot = match slots.get(index) {
+        for entry in slots.entries() {
+            let slot = match entry {
                 SlotEntry::Filled(slot) => slot,
                 SlotEntry::Denied => continue,
                 SlotEntry::Damaged if is_torn(slots, backing) => break,

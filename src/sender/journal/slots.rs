@@ -187,10 +187,21 @@ impl Slots {
 
     /// Returns the content of `slot`. Slots past the last one are empty.
     pub(crate) fn get(&self, slot: usize) -> SlotEntry<'_> {
+        self.read(slot, &mut LastName::default())
+    }
+
+    /// Iterates over the content of the slots up to the first empty one.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = SlotEntry<'_>> {
+        let mut last = LastName::default();
+        let entries = (0..).map(move |slot| self.read(slot, &mut last));
+        entries.take_while(|entry| *entry != SlotEntry::Empty)
+    }
+
+    fn read<'a>(&'a self, slot: usize, last: &mut LastName<'a>) -> SlotEntry<'a> {
         match self.length(slot) {
             None => SlotEntry::Empty,
             Some(DENIED) => SlotEntry::Denied,
-            Some(length) => self.filled(slot, length).map_or(SlotEntry::Damaged, SlotEntry::Filled),
+            Some(length) => self.filled(slot, length, last).map_or(SlotEntry::Damaged, SlotEntry::Filled),
         }
     }
 
@@ -211,14 +222,14 @@ impl Slots {
         self.put(slot * HEADER + LENGTH_AT, &DENIED.to_ne_bytes());
     }
 
-    fn filled(&self, slot: usize, length: u32) -> Option<FilledSlot<'_>> {
+    fn filled<'a>(&'a self, slot: usize, length: u32, last: &mut LastName<'a>) -> Option<FilledSlot<'a>> {
         let header = slot * HEADER;
         let length = usize::try_from(length).ok().filter(|length| *length <= JOURNAL_SLOT_SIZE)?;
         let name_length = usize::try_from(self.word(header + NAME_LENGTH_AT)?).ok()?.min(NAME);
         let control_length = usize::try_from(self.word(header + CONTROL_LENGTH_AT)?).ok()?.min(CONTROL);
         let details = AncillaryData::parse(self.part(CONTROLS_AT + slot * CONTROL, control_length)?);
         Some(FilledSlot {
-            exporter: parse_name(self.part(NAMES_AT + slot * NAME, name_length)?)?,
+            exporter: last.parse(self.part(NAMES_AT + slot * NAME, name_length)?)?,
             local: details.local,
             arrival: details.arrival,
             dropped: details.dropped,
@@ -238,6 +249,22 @@ impl Slots {
         if let Some(place) = self.map.bytes_mut().get_mut(at..at + bytes.len()) {
             place.copy_from_slice(bytes);
         }
+    }
+}
+
+/// The last parsed name. Datagrams of one exporter mostly follow each other.
+#[derive(Default)]
+struct LastName<'a> {
+    name: &'a [u8],
+    exporter: Option<SocketAddr>,
+}
+
+impl<'a> LastName<'a> {
+    fn parse(&mut self, name: &'a [u8]) -> Option<SocketAddr> {
+        if name != self.name || name.is_empty() {
+            *self = Self { name, exporter: parse_name(name) };
+        }
+        self.exporter
     }
 }
 

@@ -60,7 +60,10 @@ impl ExporterTable {
 
     fn count(&mut self, arrived: &Arrived<'_>, flows: Option<&mut Vec<FlowRun>>) {
         let key = HostKey::of(arrived.datagram.exporter);
-        self.hosts.get_or_insert_mut(key, || Host::new(key));
+        // Datagrams of one exporter mostly follow each other.
+        if self.hosts.peek_mru().is_none_or(|(newest, _)| *newest != key) {
+            self.hosts.get_or_insert_mut(key, || Host::new(key));
+        }
         let Some(place) = self.find_or_add(arrived) else { return };
         let Some(host) = newest(&mut self.hosts) else { return };
         self.record_length_bytes -= host.record_length_bytes(place);
