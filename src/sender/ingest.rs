@@ -47,9 +47,6 @@ pub(crate) struct IngestSettings {
 /// recvmmsg calls for one piece, at most. If all of them fill the slots, the traffic is a flood.
 const CALLS_MAX: usize = 8;
 
-/// The longest wait for a datagram before ingest reads the drop counters again.
-const IDLE_ROUND: Duration = Duration::from_secs(5);
-
 /// The delay before another attempt to remove the file of a failed journal.
 const REMOVE_RETRY: Duration = Duration::from_secs(1);
 
@@ -239,45 +236,50 @@ impl Ingest {
 
     /// Waits until a piece must be received, or for shutdown. Applies reloaded settings before the piece.
     fn wait(&mut self) -> io::Result<Readiness> {
-        let everything = || (0..self.listeners.len()).collect();
         if core::mem::take(&mut self.batcher.is_flooded) {
-            return Ok(Readiness::Listeners(everything()));
+            return Ok(Readiness::Listeners((0..self.listeners.len()).collect()));
         }
-        let readable = if self.coalescing.is_ticking() {
-            everything()
-        } else {
-            let Readiness::Listeners(readable) = self.wait_for_datagram()? else {
-                return Ok(Readiness::Shutdown);
-            };
-            self.coalescing.note_arrival(Instant::now());
-            readable
-        };
+        if self.coalescing.is_ticking() {
+            self.apply_settings();
+            // Receiving from an empty socket would write to the journal, which may be on a full disk.
+            return if self.gather()? { self.look(Duration::ZERO) } else { Ok(Readiness::Shutdown) };
+        }
+        let idle = self.batcher.pulse.idle_round();
+        let is_work_due = self.remove_retry_at.is_some() || self.drops_check.is_some();
+        let readiness = self.look(if is_work_due { idle.min(ROUND) } else { idle })?;
         self.apply_settings();
+        if let Readiness::Listeners(readable) = &readiness
+            && !readable.is_empty()
+        {
+            self.coalescing.note_arrival(Instant::now());
+            if !self.gather()? {
+                return Ok(Readiness::Shutdown);
+            }
+        }
+        Ok(readiness)
+    }
+
+    /// Sleeps while datagrams gather. Returns `false` on shutdown.
+    fn gather(&mut self) -> io::Result<bool> {
         let began = Instant::now();
         let mut age = Duration::ZERO;
-        while !readable.is_empty()
-            && let Some(time) = self.coalescing.next_sleep(age, || fullest(&self.listeners))
-        {
+        while let Some(time) = self.coalescing.next_sleep(age, || fullest(&self.listeners)) {
             self.batcher.pulse.beat();
-            if poll(&mut [PollFd::new(&self.stop, PollFlags::IN)], Some(time))? > 0 {
-                return Ok(Readiness::Shutdown);
+            if poll(&mut [PollFd::new(&self.stop, PollFlags::IN)], time)? > 0 {
+                return Ok(false);
             }
             age = began.elapsed().max(Duration::from_nanos(1));
             self.apply_settings();
         }
-        Ok(Readiness::Listeners(readable))
+        Ok(true)
     }
 
-    /// Waits until listeners have datagrams, or for shutdown.
-    fn wait_for_datagram(&mut self) -> io::Result<Readiness> {
+    /// Looks for listeners with datagrams, and for shutdown. Waits for them for at most `time`.
+    fn look(&self, time: Duration) -> io::Result<Readiness> {
         let mut waiting: Vec<PollFd<'_>> =
             self.listeners.iter().map(|listener| PollFd::new(&listener.socket, PollFlags::IN)).collect();
         waiting.push(PollFd::new(&self.stop, PollFlags::IN));
-        let is_work_due = self.remove_retry_at.is_some() || self.drops_check.is_some();
-        // The kernel wakes this thread, so a hung loop cannot hide in this call.
-        let away = self.batcher.pulse.away();
-        poll(&mut waiting, Some(if is_work_due { ROUND } else { IDLE_ROUND }))?;
-        drop(away);
+        poll(&mut waiting, time)?;
         let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
         if waiting.pop().is_some_and(|stop| is_ready(&stop)) {
             return Ok(Readiness::Shutdown);
@@ -302,7 +304,9 @@ impl Ingest {
                 self.batcher.is_flooded |= call == calls;
             }
         }
-        send_queue(&self.batcher, &self.connection);
+        if datagrams > 0 {
+            send_queue(&self.batcher, &self.connection);
+        }
         self.coalescing.note_received(datagrams, bytes, Instant::now());
     }
 
@@ -344,8 +348,8 @@ impl Ingest {
 }
 
 /// Waits for events on `waiting`, at most for `time`. Returns the number of ready ones.
-fn poll(waiting: &mut [PollFd<'_>], time: Option<Duration>) -> io::Result<usize> {
-    let time = time.and_then(|time| Timespec::try_from(time).ok());
+fn poll(waiting: &mut [PollFd<'_>], time: Duration) -> io::Result<usize> {
+    let time = Timespec::try_from(time).ok();
     loop {
         match rustix::event::poll(waiting, time.as_ref()) {
             Err(rustix::io::Errno::INTR) => {}

@@ -201,7 +201,8 @@ impl Queue {
                 // A flusher that is awake looks again. Otherwise it wakes by itself before a batch in the
                 // tail gets too old.
                 let is_pressing = state.tail().is_pressing() && !was_pressing;
-                if is_pressing || state.stage() > ShutdownStage::Running {
+                let is_awaited = state.take_flusher_idle();
+                if is_awaited || is_pressing || state.stage() > ShutdownStage::Running {
                     self.wake_flusher();
                 }
                 None

@@ -27,7 +27,7 @@ use nf_transport_core::spool::Divergence;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::config::HostPort;
-use crate::host::{LogLimit, ROUND, Suppressed};
+use crate::host::{LogLimit, Suppressed};
 use crate::sender::uplink::attempt::{AttemptOutcome, NextStep, segment_size_advice};
 use crate::sender::uplink::backoff::Backoff;
 use crate::sender::uplink::connection::Connection;
@@ -158,7 +158,7 @@ impl Uplink {
             tokio::select! {
                 event = &mut event => return Some(event),
                 () = self.stop.requested() => return None,
-                () = sleep(ROUND) => {}
+                () = sleep(self.pulse.idle_round()) => {}
             }
         }
     }

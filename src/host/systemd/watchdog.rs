@@ -1,8 +1,8 @@
 //! The watchdog: feeds that of the service manager while every loop of the service makes progress.
 //!
-//! Each loop has a [`Pulse`] and beats it in each iteration, at least every [`ROUND`] even if there is
-//! nothing to do. No timer beats for it. A loop is away while it waits for something that a restart would not
-//! fix, such as a disk.
+//! Each loop has a [`Pulse`] and beats it in each iteration, at least every [`Pulse::idle_round`] even if
+//! there is nothing to do. No timer beats for it. A loop is away while it waits for something that a restart
+//! would not fix, such as a disk.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -11,8 +11,11 @@ use tokio::time::{Duration, Instant};
 
 use crate::host::systemd::notify;
 
-/// The longest time for which a loop waits for work before it starts its next iteration.
+/// The longest time for which a loop waits before it starts its next iteration, if it has timely work.
 pub const ROUND: Duration = Duration::from_secs(1);
+
+/// The longest time for which a loop without work waits: an idle daemon should hardly wake up.
+const IDLE_ROUND: Duration = Duration::from_secs(5);
 
 /// Watchdog time if the service manager has no watchdog.
 const USUAL: Duration = Duration::from_secs(30);
@@ -23,29 +26,37 @@ const AWAY: u8 = 2;
 
 /// A loop's sign of life. Before its first beat, no progress of the loop is expected.
 #[derive(Clone, Debug)]
-pub struct Pulse(Arc<AtomicU8>);
+pub struct Pulse {
+    sign: Arc<AtomicU8>,
+    idle_round: Duration,
+}
 
 impl Default for Pulse {
     fn default() -> Self {
-        Self(Arc::new(AtomicU8::new(AWAY)))
+        Self { sign: Arc::new(AtomicU8::new(AWAY)), idle_round: IDLE_ROUND }
     }
 }
 
 impl Pulse {
     /// Reports an iteration of the loop.
     pub fn beat(&self) {
-        self.0.store(BEAT, Ordering::Relaxed);
+        self.sign.store(BEAT, Ordering::Relaxed);
+    }
+
+    /// Returns the longest time for which the loop may wait if it has no work.
+    pub fn idle_round(&self) -> Duration {
+        self.idle_round
     }
 
     /// Reports that the loop waits for something outside of this process until the returned value is dropped.
     pub fn away(&self) -> Away<'_> {
-        self.0.store(AWAY, Ordering::Relaxed);
+        self.sign.store(AWAY, Ordering::Relaxed);
         Away(self)
     }
 
     /// Returns whether the loop beat or was away since the last call.
     fn is_alive(&self) -> bool {
-        let beat = self.0.compare_exchange(BEAT, STILL, Ordering::Relaxed, Ordering::Relaxed);
+        let beat = self.sign.compare_exchange(BEAT, STILL, Ordering::Relaxed, Ordering::Relaxed);
         beat != Err(STILL)
     }
 }
@@ -92,7 +103,8 @@ impl Watchdog {
 
     /// Registers a loop and returns its pulse.
     pub fn pulse(&mut self, name: &'static str) -> Pulse {
-        let pulse = Pulse::default();
+        let idle_round = IDLE_ROUND.min(self.patience / 3);
+        let pulse = Pulse { idle_round, ..Pulse::default() };
         self.loops.push(WatchedLoop { name, pulse: pulse.clone(), seen: Instant::now(), is_reported: false });
         pulse
     }

@@ -60,8 +60,7 @@ pub(crate) struct QueueState {
     /// the receiver.
     in_flight: Position,
     stream: SentStream,
-    /// The spool had no room at the last attempt, and no batch in the ring may be dropped. Batches that do
-    /// not fit into the ring are dropped.
+    /// The spool had no room. New batches that do not fit into the ring are dropped.
     is_full: bool,
     /// The reason why the spool cannot store batches; `None` if it can.
     write_error: Option<String>,
@@ -69,6 +68,8 @@ pub(crate) struct QueueState {
     segment_error: Option<String>,
     stage: ShutdownStage,
     spool: SpoolFigures,
+    /// The flusher waits for the next batch.
+    is_flusher_idle: bool,
 }
 
 impl QueueState {
@@ -90,6 +91,7 @@ impl QueueState {
             segment_error: None,
             stage: ShutdownStage::Running,
             spool,
+            is_flusher_idle: false,
         }
     }
 
@@ -158,6 +160,22 @@ impl QueueState {
         let batch = &entry.batch;
         self.ledger.receive(u64::from(batch.datagrams()), u64::from(batch.payload_bytes()));
         self.tail.push(entry);
+    }
+
+    /// Returns `true` while the flusher waits for the next batch.
+    #[cfg(test)]
+    pub(crate) fn is_flusher_idle(&self) -> bool {
+        self.is_flusher_idle
+    }
+
+    /// Notes whether the flusher waits for the next batch.
+    pub(crate) fn set_flusher_idle(&mut self, is_idle: bool) {
+        self.is_flusher_idle = is_idle;
+    }
+
+    /// Returns `true` if the flusher waited for this batch, once.
+    pub(super) fn take_flusher_idle(&mut self) -> bool {
+        core::mem::take(&mut self.is_flusher_idle)
     }
 
     /// Counts `datagrams` with `bytes` of payload as received and dropped. Returns the position after them.

@@ -68,6 +68,29 @@ fn a_filling_ring_wakes_the_flusher_once() {
 }
 
 #[test]
+fn a_batch_wakes_an_idle_flusher_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut run = start(&directory, policy());
+    let before = run.queue.wakeups();
+    run.queue.inspect().set_flusher_idle(true);
+    push(&mut run, 3, 1464);
+    assert_eq!(run.queue.wakeups() - before, 1);
+}
+
+#[test]
+fn a_flusher_without_data_is_idle() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = start(&directory, policy());
+    let flusher = flusher(&run, Policy::default(), Duration::from_millis(10));
+    let thread = std::thread::spawn(move || flusher.run());
+    while !run.queue.inspect().is_flusher_idle() {
+        std::thread::yield_now();
+    }
+    run.queue.advance_to(ShutdownStage::Stopped);
+    thread.join().unwrap();
+}
+
+#[test]
 fn the_last_acknowledgement_wakes_the_flusher() {
     let directory = tempfile::tempdir().unwrap();
     let mut run = start(&directory, policy());

@@ -20,6 +20,14 @@ impl Flusher {
             if due <= now {
                 return self.task(&state, now);
             }
+            if self.is_idle(&state) {
+                // The next push wakes this thread. The work of an empty spool can wait.
+                state.set_flusher_idle(true);
+                state = wait_on_for(&self.queue.work, state, self.pulse.idle_round());
+                state.set_flusher_idle(false);
+                let now = Instant::now();
+                return self.task(&state, now);
+            }
             state = wait_on_for(&self.queue.work, state, due - now);
         }
     }
@@ -29,10 +37,18 @@ impl Flusher {
         if state.stage() == ShutdownStage::Stopped || state.is_spool_acknowledged() {
             return now;
         }
-        // A push into an empty tail does not wake this thread.
+        // A push into an empty tail does not wake this thread, unless it is idle.
         let spill_at = self.spill_at(state, now).unwrap_or(now + self.half.max(TAIL_CHECK_MIN));
         let sync_at = self.sync.due(self.half);
         [Some(spill_at), sync_at].into_iter().flatten().fold(self.enforce_at, Instant::min)
+    }
+
+    /// Returns `true` if nothing is queued, so that no time matters.
+    fn is_idle(&self, state: &QueueState) -> bool {
+        state.stage() == ShutdownStage::Running
+            && state.tail().is_empty()
+            && state.spool_size() == 0
+            && self.sync.due(self.half).is_none()
     }
 
     /// Returns the time at which the oldest batch of the tail moves to the spool.

@@ -112,7 +112,7 @@ async fn an_idle_session_ending_with_data_has_worked() {
         let connected = Instant::now();
         sleep(Duration::from_secs(60)).await;
         running.push();
-        // The uplink notices new datagrams within a second.
+        running.queue.announce();
         let next = began[0].recv().await.unwrap();
         assert!(next.duration_since(connected) < Duration::from_secs(64));
         running.queue.acknowledge(running.queue.next_position(), 0);
