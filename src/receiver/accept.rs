@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::host::connection::CLOSE_TIMEOUT;
 use crate::host::secure_stream::{HandshakeError, SecureStream, run_handshake};
 use crate::host::systemd::messages::receiver;
-use crate::host::{Pulse, ROUND, Shutdown, Suppressed, is_out_of_files};
+use crate::host::{Pulse, Shutdown, Suppressed, is_out_of_files};
 use crate::limits::ACCEPT_PAUSE;
 use crate::receiver::accept::authenticated::AuthenticatedSender;
 use crate::receiver::accept::unauthenticated::{
@@ -91,7 +91,7 @@ impl Acceptor {
                     }
                 },
                 Some(_) = sessions.join_next() => {}
-                () = tokio::time::sleep(ROUND) => {}
+                () = tokio::time::sleep(pulse.idle_round()) => {}
                 () = stopping.requested() => break,
             }
         }
