@@ -2,6 +2,7 @@
 
 pub(crate) mod connection;
 pub mod credentials;
+mod deadline;
 pub mod files;
 mod places;
 pub mod process;
@@ -20,6 +21,7 @@ pub use crate::host::credentials::expiry::{Expiry, ExpiryWatch};
 pub use crate::host::credentials::keys::{KeyFileError, KeyReader, read_key};
 pub use crate::host::credentials::secret_prompt::read_secret_line;
 pub use crate::host::credentials::session_expiry::{ExpiredCertificate, SessionExpiry};
+pub(crate) use crate::host::deadline::Deadline;
 pub use crate::host::files::directory_lock::{DirectoryLock, DirectoryLockError};
 pub use crate::host::files::private_directory::DirectoryError;
 pub(crate) use crate::host::files::private_directory::open_private_directory;

@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::host::connection::flush_and_close;
 use crate::host::secure_stream::SecureStream;
-use crate::host::{SessionExpiry, Shutdown};
+use crate::host::{Deadline, SessionExpiry, Shutdown};
 use crate::receiver::accept::authenticated::AuthenticatedSender;
 use crate::receiver::session::connection::ReceiverConnection;
 use crate::receiver::session::ended::ConnectionEnd;
@@ -49,6 +49,7 @@ pub(crate) async fn serve(
         is_logged: false,
         deadline: None,
         expiry: SessionExpiry::of(stream.channel()),
+        timer: Deadline::default(),
     };
     let owner = connection.sender.owner_at(peer.ip());
     let mut place = shared.waiting.enter(&owner);

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::host::connection::{flush_and_close, transfer};
 use crate::host::secure_stream::{Received, SecureStream, StreamError};
 use crate::host::systemd::messages::receiver;
-use crate::host::{SessionExpiry, Shutdown, Suppressed};
+use crate::host::{Deadline, SessionExpiry, Shutdown, Suppressed};
 use crate::receiver::accept::authenticated::AuthenticatedSender;
 use crate::receiver::delivery::Delivery;
 use crate::receiver::output::Outputs;
@@ -46,6 +46,8 @@ pub(super) struct ReceiverConnection<'a> {
     /// Latest end of the session, once the sender has closed its connection.
     pub(super) deadline: Option<Instant>,
     pub(super) expiry: SessionExpiry,
+    /// Timer of the session.
+    pub(super) timer: Deadline,
 }
 
 impl ReceiverConnection<'_> {

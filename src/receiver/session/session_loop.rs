@@ -91,7 +91,7 @@ impl ReceiverConnection<'_> {
 
     /// Waits for the next event.
     async fn next_wait_end(&mut self, stream: &SecureStream, guard: &mut StreamGuard) -> WaitEnd {
-        let wake_at = self.session.poll_timeout().map(Instant::from_std);
+        self.timer.set(self.session.poll_timeout().map(Instant::from_std));
         let wants_bytes = self.session.wants_bytes();
         let has_output = !self.session.outbox().is_empty();
         let StreamGuard { active, holder, .. } = guard;
@@ -105,7 +105,7 @@ impl ReceiverConnection<'_> {
             () = stream.hung_up(), if ends_by.is_none() && !wants_bytes => WaitEnd::HungUp,
             () = sleep_until(ends_by.unwrap_or_else(Instant::now)), if ends_by.is_some() => WaitEnd::Overdue,
             () = deliver(delivery), if is_delivering => WaitEnd::Delivered,
-            () = sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => WaitEnd::Time,
+            () = self.timer.passed() => WaitEnd::Time,
             Ok(()) = self.outputs.changed() => WaitEnd::Collectors,
             Ok(()) = holder.changed() => WaitEnd::Superseded,
             () = self.sender.access_revoked() => WaitEnd::AccessRevoked,
