@@ -14,7 +14,7 @@ use nix::sys::socket::sockopt::UdpGsoSegment;
 
 use crate::messages::{COUNT, Messages};
 use crate::numbers::{float, index};
-use crate::payload::{self, LEN, Stamp};
+use crate::payload::{self, Content, LEN, Stamp};
 
 /// Time between bursts.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
@@ -55,6 +55,7 @@ impl Sending {
 /// Times at which the datagrams of a run were sent.
 pub(crate) struct Timetable {
     pub(crate) run: u32,
+    pub(crate) content: Content,
     epoch: Instant,
     /// Nanoseconds since the epoch, by number.
     sent: Vec<AtomicU64>,
@@ -62,8 +63,13 @@ pub(crate) struct Timetable {
 
 impl Timetable {
     pub(crate) fn new(run: u32, total: u64) -> Arc<Self> {
+        Self::of(Content::Same, run, total)
+    }
+
+    /// Does the same for datagrams with this content.
+    pub(crate) fn of(content: Content, run: u32, total: u64) -> Arc<Self> {
         let sent = (0..total).map(|_| AtomicU64::new(0)).collect();
-        Arc::new(Self { run, epoch: Instant::now(), sent })
+        Arc::new(Self { run, content, epoch: Instant::now(), sent })
     }
 
     pub(crate) fn total(&self) -> u64 {
@@ -164,7 +170,9 @@ impl Generator {
                 sequence: self.sequences[exporter],
             };
             self.sequences[exporter] += 1;
-            stamp.write(self.messages.slot(index(at)));
+            let datagram = self.messages.slot(index(at));
+            timetable.content.write(stamp.number, datagram);
+            stamp.write(datagram);
         }
         let now = timetable.now();
         (first..first + count).for_each(|number| timetable.sent[index(number)].store(now, Ordering::Relaxed));

@@ -25,6 +25,7 @@
 )]
 
 mod bare;
+mod flow_records;
 mod generator;
 mod machine;
 mod marks;
@@ -46,7 +47,8 @@ mod settings;
 mod sink;
 
 use modes::{
-    catch_up, compression, cost, disk, exporters, idle, ingest, max_delay, rate, senders, spaced, start,
+    catch_up, compression, cost, disk, exporters, idle, ingest, max_delay, options, rate, senders, spaced,
+    start,
 };
 use results::Results;
 use settings::Settings;
@@ -55,13 +57,14 @@ use settings::Settings;
 type ModeTurn = fn(&Settings, &mut Results);
 
 /// All modes in the order of the report.
-const MODES: [(&str, ModeTurn); 13] = [
+const MODES: [(&str, ModeTurn); 14] = [
     ("rate", rate::turn),
     ("cost", cost::turn),
     ("latency", cost::latency),
     ("spaced", spaced::turn),
     ("max-delay", max_delay::turn),
     ("idle", idle::turn),
+    ("options", options::turn),
     ("ingest", ingest::turn),
     ("catch-up", catch_up::turn),
     ("exporters", exporters::turn),

@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use nf_transport_core::secure::Suite;
-use nf_transport_kit::hosts::{ReceiverHost, SenderHost};
+use nf_transport_kit::hosts::{ReceiverHost, SenderHost, write_secret};
 use nf_transport_kit::pair::STALL;
+use nf_transport_pki::Authority;
 use tempfile::TempDir;
 
 use crate::process::Process;
@@ -17,7 +19,7 @@ const MEMORY: &str = "/dev/shm";
 
 /// Settings without a minimum of free disk space and with short delays between connection attempts.
 pub(crate) const SETTINGS: &str =
-    "[spool]\nmin-free = \"0B\"\n[reconnect]\nfirst = \"50ms\"\nfactor = 2\nlongest = \"200ms\"\n";
+    "spool.min-free = \"0B\"\nreconnect = { first = \"50ms\", factor = 2, longest = \"200ms\" }\n";
 
 /// The machine that runs nf-sender, and the memory file system of its runtime directory, if there is one.
 pub(crate) struct Sender {
@@ -83,6 +85,29 @@ impl BenchPair {
             pair.sender.host.protect(&["--key-file", key.to_str().unwrap(), "--cipher", suite.name()]);
         }
         pair
+    }
+
+    /// Gives both machines certificates of one authority instead of a key.
+    pub(crate) fn with_mutual_tls(mut self) -> Self {
+        const RECEIVER: &str = "collector.example.net";
+        let authority = Authority::new("authority");
+        let until = SystemTime::now() + Duration::from_secs(86_400);
+        let install = |name: &str, serial, path: &dyn Fn(&str) -> PathBuf| {
+            let issued = authority.issue(name, serial, until);
+            let files =
+                [("authority", &authority.pem), ("certificate", &issued.certificate), ("key", &issued.key)];
+            let settings = files.map(|(setting, text)| {
+                write_secret(&path(setting), text);
+                format!("tls.{setting} = \"{}\"\n", path(setting).display())
+            });
+            settings.concat()
+        };
+        let of_sender = install("edge", 1, &|name| self.sender.host.path(name));
+        let of_receiver = install(RECEIVER, 2, &|name| self.receiver.path(name));
+        self.receiver.protect(&[]);
+        self.receiver.set_toml(&of_receiver);
+        self.sender.host.protect(&[]);
+        self.with_settings(&format!("{of_sender}tls.server-name = \"{RECEIVER}\"\n"))
     }
 
     /// Replaces the settings of nf-sender by these and the usual ones.

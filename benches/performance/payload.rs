@@ -1,15 +1,35 @@
 //! The datagram of all measurements: NetFlow v5 with 30 records, 1,464 bytes. It is made once and stamped for
-//! each send.
+//! each send. Measurements of compression use other flow records (module `flow_records`).
 //!
 //! The stamp determines every byte, so the sink can check a datagram without a copy of it.
 
 use nf_transport_kit::chatter::Pattern;
+
+use crate::flow_records;
 
 /// Bytes of each datagram.
 pub(crate) const LEN: usize = 24 + 30 * 48;
 
 /// Records per datagram. NetFlow v5 counts records in its sequence numbers.
 const RECORDS: u32 = 30;
+
+/// Contents of the datagrams of a run, apart from the stamps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// The same in all datagrams, so that preparing them costs the generator least.
+    Same,
+    /// Flow records of a router, which differ between datagrams.
+    FlowRecords,
+}
+
+impl Content {
+    /// Writes the content of this number into a datagram that has that of another number.
+    pub(crate) fn write(self, number: u32, datagram: &mut [u8]) {
+        if self == Self::FlowRecords {
+            datagram.copy_from_slice(flow_records::datagram(number));
+        }
+    }
+}
 
 /// Fields that differ between datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

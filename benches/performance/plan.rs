@@ -1,6 +1,6 @@
 //! The planned duration of each mode.
 
-use crate::modes::{cost, exporters, idle, max_delay, senders, spaced};
+use crate::modes::{cost, exporters, idle, max_delay, options, senders, spaced};
 use crate::relay::Kind;
 use crate::settings::Settings;
 
@@ -44,6 +44,11 @@ fn minutes(mode: &str, settings: &Settings) -> f64 {
         "max-delay" => runs(number(max_delay::RATES.len() * max_delay::DELAYS.len())),
         "idle" => {
             count(&mut idle::kinds().into_iter()) * (START + idle::SETTLED.as_secs_f64() + settings.idle)
+        }
+        "options" => {
+            let subjects = options::SUBJECTS.into_iter().filter(|who| settings.is_chosen(who));
+            let subjects = number(subjects.count());
+            searches(subjects) + runs(subjects)
         }
         "ingest" => searches(2.0),
         "catch-up" => turns * settings.backlog * PER_BACKLOG_MIB,

@@ -2,6 +2,7 @@
 
 mod cost;
 mod expectations;
+mod options;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -58,6 +59,7 @@ fn sections(results: &Results) -> Vec<Section> {
         cost::to_plain_relay,
         cost::spaced_costs,
         cost::latencies,
+        options::tls_and_compression,
         cost::by_max_delay,
         cost::idle_wake_ups,
         ingests,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::generator::{Generator, GeneratorResult, Sending, TICK, Timetable};
 use crate::numbers::{count, float};
+use crate::payload::Content;
 use crate::process::Process;
 use crate::relay::{Buffer, Kind, Relay};
 use crate::sink::{Arrivals, Sink};
@@ -31,6 +32,7 @@ pub(crate) struct Course {
     pub(crate) generator: Generator,
     pub(crate) processes: Vec<Process>,
     pub(crate) sink: Sink,
+    content: Content,
     _relay: Option<Relay>,
 }
 
@@ -61,6 +63,11 @@ impl Course {
         Self { _relay: Some(relay), ..course }
     }
 
+    /// Sends this content from now on.
+    pub(crate) fn with_content(self, content: Content) -> Self {
+        Self { content, ..self }
+    }
+
     /// Uses running processes that receive on `inputs` and send to the sink, and warms them up.
     pub(crate) fn through(
         inputs: &[SocketAddr],
@@ -69,7 +76,7 @@ impl Course {
         exporters: u16,
     ) -> Self {
         let generator = Generator::new(exporters, inputs, Sending::Plain);
-        let mut course = Self { generator, processes, sink, _relay: None };
+        let mut course = Self { generator, processes, sink, content: Content::Same, _relay: None };
         // Each exporter sends twice.
         let turns = 2.0 * f64::from(exporters) * TICK.as_secs_f64();
         course.run(WARM_UP_RATE, WARM_UP_SECONDS.max(turns));
@@ -93,7 +100,7 @@ impl Course {
 
     /// Sends what is due at each `tick`.
     fn run_in(&mut self, tick: Duration, rate: f64, seconds: f64) -> RelayRun {
-        let timetable = Timetable::new(next_run(), count(rate * seconds));
+        let timetable = Timetable::of(self.content, next_run(), count(rate * seconds));
         self.sink.begin(&timetable, self.generator.sequences());
         let measure = |processes: &[Process]| -> (Vec<Duration>, u64) {
             (processes.iter().map(Process::cpu).collect(), processes.iter().map(Process::written).sum())

@@ -44,6 +44,11 @@ impl Settings {
         !self.relays.is_empty()
     }
 
+    /// Returns whether the relay of this name is to be measured.
+    pub(crate) fn is_chosen(&self, name: &str) -> bool {
+        self.relays.is_empty() || self.relays.iter().any(|relay| relay == name)
+    }
+
     /// Returns the relays that are installed and selected.
     pub(crate) fn chosen(&self, kinds: impl IntoIterator<Item = Kind>) -> impl Iterator<Item = Kind> {
         let is_named = |kind: &Kind| {

@@ -129,12 +129,11 @@ impl Drop for Sink {
 
 fn read(socket: &UdpSocket, state: &Mutex<RunArrivals>, closing: &AtomicBool) {
     let mut messages = Messages::new(SLOT);
-    let mut expected = payload::template();
     while !closing.load(Ordering::Relaxed) {
         let count = messages.receive(socket);
         let mut state = state.lock().unwrap();
         let now = state.timetable.now();
-        (0..count).for_each(|at| state.count(messages.received(at), now, &mut expected));
+        (0..count).for_each(|at| state.count(messages.received(at), now));
     }
 }
 
@@ -145,6 +144,8 @@ struct RunArrivals {
     has_arrived: Vec<bool>,
     /// Next sequence number of each exporter.
     next: Vec<u32>,
+    /// The datagram that should arrive.
+    expected: Vec<u8>,
     seen: Arrivals,
 }
 
@@ -152,18 +153,25 @@ impl RunArrivals {
     fn new(timetable: Arc<Timetable>, sequences: &[u32]) -> Self {
         let total = usize::try_from(timetable.total()).unwrap();
         let seen = Arrivals { latencies: Vec::with_capacity(total), ..Arrivals::default() };
-        Self { timetable, has_arrived: vec![false; total], next: sequences.to_vec(), seen }
+        Self {
+            timetable,
+            has_arrived: vec![false; total],
+            next: sequences.to_vec(),
+            expected: payload::template(),
+            seen,
+        }
     }
 
-    fn count(&mut self, datagram: &[u8], now: u64, expected: &mut [u8]) {
+    fn count(&mut self, datagram: &[u8], now: u64) {
         let stamp = Stamp::read(datagram);
         let Some(stamp) = stamp.filter(|stamp| stamp.run == self.timetable.run) else {
             return; // late datagram of another run
         };
-        stamp.write(expected);
+        self.timetable.content.write(stamp.number, &mut self.expected);
+        stamp.write(&mut self.expected);
         let sent_at = self.timetable.sent_at(stamp.number);
         let next = self.next.get_mut(usize::from(stamp.exporter));
-        let (true, Some(sent_at), Some(next)) = (datagram == expected, sent_at, next) else {
+        let (true, Some(sent_at), Some(next)) = (datagram == self.expected, sent_at, next) else {
             self.seen.corrupted += 1;
             return;
         };

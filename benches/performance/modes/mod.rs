@@ -8,6 +8,7 @@ pub(crate) mod exporters;
 pub(crate) mod idle;
 pub(crate) mod ingest;
 pub(crate) mod max_delay;
+pub(crate) mod options;
 pub(crate) mod rate;
 pub(crate) mod senders;
 pub(crate) mod spaced;
