@@ -47,8 +47,8 @@ fn minutes(mode: &str, settings: &Settings) -> f64 {
         }
         "options" => {
             let subjects = options::SUBJECTS.into_iter().filter(|who| settings.is_chosen(who));
-            let subjects = number(subjects.count());
-            searches(subjects) + runs(subjects)
+            let (relays, pairs): (Vec<_>, Vec<_>) = subjects.partition(|who| *who == options::PLAIN_RELAY);
+            searches(number(pairs.len())) + runs(number(relays.len() + pairs.len()))
         }
         "ingest" => searches(2.0),
         "catch-up" => turns * settings.backlog * PER_BACKLOG_MIB,

@@ -7,13 +7,13 @@ use crate::results::Results;
 
 pub(super) fn tls_and_compression(results: &Results) -> Section {
     let row = |who: &'static str| {
-        let rate = results.median(options::RATE, who, 0)?;
+        let rate = results.median(options::RATE, who, 0).map_or_else(String::new, grouped);
         let cost = results.median(options::COST, who, options::COST_RATE)?;
         let key = |who| (options::COST, who, options::COST_RATE);
         let ratio = |other| results.ratio(key(who), key(other)).map_or_else(String::new, short);
         let name = if who == options::PLAIN_RELAY { who.to_owned() } else { format!("the pair, {who}") };
         let ratios = [options::PLAIN, options::PLAIN_RELAY].map(ratio);
-        Some([vec![name, grouped(rate), short(cost)], ratios.to_vec()].concat())
+        Some([vec![name, rate, short(cost)], ratios.to_vec()].concat())
     };
     let rows: Vec<_> = options::SUBJECTS.into_iter().filter_map(row).collect();
     let length = if rows.is_empty() { String::new() } else { short(options::compressed()) };
