@@ -85,6 +85,28 @@ fn received_datagrams_survive_the_process() {
 }
 
 #[test]
+fn entries_name_the_exporter_of_each_slot() {
+    let directory = directory();
+    let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let exporters = ["127.0.0.1", "127.0.0.2"].map(|address| UdpSocket::bind((address, 0)).unwrap());
+    let order = [0, 0, 1, 0, 1, 1];
+    for exporter in order {
+        exporters[exporter].send_to(b"x", receiver.local_addr().unwrap()).unwrap();
+    }
+    let (mut journal, _) = open(&directory);
+    journal.slots.clear();
+    assert_eq!(journal.slots.receive(&receiver).unwrap(), order.len());
+    journal.slots.deny(3);
+    let named: Vec<_> = journal
+        .slots
+        .entries()
+        .filter_map(|entry| if let SlotEntry::Filled(slot) = entry { Some(slot.exporter) } else { None })
+        .collect();
+    let expected = [0, 0, 1, 1, 1].map(|exporter| exporters[exporter].local_addr().unwrap());
+    assert_eq!(named, expected);
+}
+
+#[test]
 fn a_dual_stack_socket_reports_ipv4_addresses() {
     let directory = directory();
     let receiver = UdpSocket::bind("[::]:0").unwrap();
