@@ -5,7 +5,7 @@
 
 use std::io;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, BytesMut};
 
 use crate::batch::{Batch, BatchError, BatchHeader, HEADER_LEN, MAGIC, NewerBatch};
 use crate::datagram::Timestamp;
@@ -35,7 +35,7 @@ pub struct SegmentReader<F> {
     /// The next position to give; `expected <= end` unless the segment holds nothing.
     pub(super) expected: Position,
     pub(super) end: Position,
-    pub(super) buffer: Bytes,
+    pub(super) buffer: BytesMut,
     /// The next item, if it was read already. The buffer starts after it.
     pub(super) found: Option<Item>,
     /// Set if all of the segment is of this newer version.
@@ -68,7 +68,7 @@ impl<F: DiskFile> SegmentReader<F> {
             limit,
             expected: first,
             end,
-            buffer: Bytes::new(),
+            buffer: BytesMut::new(),
             found: None,
             newer: None,
             zero_unreadable: false,
@@ -244,7 +244,7 @@ impl<F: DiskFile> SegmentReader<F> {
             self.described = described;
             return Ok(BatchHere::BadHeader);
         }
-        let bytes = self.buffer.split_to(header.encoded_len());
+        let bytes = self.buffer.split_to(header.encoded_len()).freeze();
         self.offset = after;
         if let Ok(batch) = Batch::parse_exact(self.stream, &bytes) {
             return Ok(BatchHere::Batch(batch));
@@ -305,14 +305,15 @@ impl<F: DiskFile> SegmentReader<F> {
             if count == 0 {
                 break;
             }
-            let mut filled = Vec::with_capacity(self.buffer.len() + count);
-            filled.extend_from_slice(&self.buffer);
-            let read = match self.file.read_onto(&mut filled, count, at) {
-                Err(_) if self.zero_unreadable => read_blocks(&self.file, &mut filled, count, at),
-                other => other?,
+            let old = self.buffer.len();
+            self.buffer.resize(old + count, 0);
+            let place = self.buffer.get_mut(old..).unwrap_or_default();
+            let read = match self.file.read_at(place, at) {
+                Err(_) if self.zero_unreadable => Ok(read_blocks(&self.file, place, at)),
+                other => other,
             };
-            self.buffer = filled.into();
-            if read == 0 {
+            self.buffer.truncate(old + read.as_ref().map_or(0, |read| *read));
+            if read? == 0 {
                 self.limit = at;
             }
         }
@@ -348,13 +349,10 @@ fn length(bytes: &[u8]) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
-/// Appends up to `count` bytes at `at` to `buffer`, block by block, with zeros where a block cannot be read.
-/// Returns their number.
-fn read_blocks(file: &impl DiskFile, buffer: &mut Vec<u8>, count: usize, mut at: u64) -> usize {
-    let old = buffer.len();
-    buffer.resize(old + count, 0);
+/// Reads block by block up to the end of `place`, leaving zeros where a block cannot be read.
+fn read_blocks(file: &impl DiskFile, place: &mut [u8], mut at: u64) -> usize {
     let mut total = 0;
-    for block in buffer.get_mut(old..).unwrap_or_default().chunks_mut(BLOCK) {
+    for block in place.chunks_mut(BLOCK) {
         let read = file.read_at(block, at).unwrap_or_else(|_| {
             block.fill(0);
             block.len()
@@ -365,6 +363,5 @@ fn read_blocks(file: &impl DiskFile, buffer: &mut Vec<u8>, count: usize, mut at:
             break;
         }
     }
-    buffer.truncate(old + total);
     total
 }
