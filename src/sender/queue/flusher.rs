@@ -132,7 +132,7 @@ impl Flusher {
         self.finish();
     }
 
-    /// Applies reloaded settings, within a second.
+    /// Applies reloaded settings: within a second or, while nothing is queued, with the next batch.
     fn apply_settings(&mut self) {
         if self.settings.has_changed().unwrap_or(false) {
             let FlusherSettings { policy, sync_after } = *self.settings.borrow_and_update();
