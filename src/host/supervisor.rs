@@ -1,9 +1,9 @@
-//! The main loop of a daemon: signals, the work of each second, the watchdog, warnings of expiries, and the
+//! The main loop of a daemon: signals, the work of each round, the watchdog, warnings of expiries, and the
 //! stop.
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-use crate::host::process::signals::{SignalRequest, Signals};
+use crate::host::process::signals::{Requests, SignalRequest};
 use crate::host::systemd::notify;
 use crate::host::{DaemonError, Expiry, ExpiryWatch, InternalErrorLog, ROUND, Watchdog};
 
@@ -12,7 +12,7 @@ pub(crate) trait Supervised {
     /// Reads the settings again and applies them. Logs errors, which leave everything as it was.
     fn reload(&mut self);
 
-    /// Does the work of each second. Returns the line for `systemctl status`.
+    /// Does the work of each round. Returns the line for `systemctl status`.
     fn tick(&mut self) -> String;
 
     /// Returns the expiries to warn of, each with the message id of the warning.
@@ -43,21 +43,20 @@ impl Supervisor {
     }
 
     /// Reports to the service manager that `daemon` is ready, runs it until its end, and stops it.
-    pub(crate) async fn run(self, mut signals: Signals, daemon: impl Supervised) -> Result<(), DaemonError> {
-        self.run_on(async || signals.next().await, daemon).await
-    }
-
-    async fn run_on(
+    ///
+    /// The rounds are counted from `started`, the start of the runtime.
+    pub(crate) async fn run(
         mut self,
-        mut next_request: impl AsyncFnMut() -> SignalRequest,
+        started: Instant,
+        mut requests: impl Requests,
         mut daemon: impl Supervised,
     ) -> Result<(), DaemonError> {
         notify::ready();
-        let mut tick = interval(ROUND);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tick = interval_at(started, ROUND);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let outcome = loop {
             tokio::select! {
-                request = next_request() => match request {
+                request = requests.next() => match request {
                     SignalRequest::Stop => break Ok(()),
                     SignalRequest::Reload => daemon.reload(),
                 },
@@ -89,7 +88,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use nf_transport_core::secure::Certificate;
-    use tokio::time::{Duration, Instant, advance, sleep, sleep_until};
+    use tokio::time::{Duration, advance, sleep, sleep_until};
 
     use super::*;
     use crate::host::Lines;
@@ -97,14 +96,19 @@ mod tests {
     /// The time that the fake daemon needs to stop.
     const STOP: Duration = Duration::from_secs(30);
 
-    /// The calls of a supervisor, each with the seconds since the start.
+    /// The calls of a supervisor, each with the time since the start.
     #[derive(Clone, Default)]
-    struct Calls(Arc<Mutex<Vec<(u64, &'static str)>>>);
+    struct Calls(Arc<Mutex<Vec<(Duration, &'static str)>>>);
 
     impl Calls {
+        /// Returns the seconds of the calls of `name`.
         fn of(&self, name: &str) -> Vec<u64> {
+            self.times_of(name).iter().map(Duration::as_secs).collect()
+        }
+
+        fn times_of(&self, name: &str) -> Vec<Duration> {
             let calls = self.0.lock().unwrap();
-            calls.iter().filter(|(_, call)| *call == name).map(|(second, _)| *second).collect()
+            calls.iter().filter(|(_, call)| *call == name).map(|(time, _)| *time).collect()
         }
     }
 
@@ -124,7 +128,7 @@ mod tests {
         }
 
         fn note(&self, call: &'static str) {
-            self.calls.0.lock().unwrap().push((self.begun.elapsed().as_secs(), call));
+            self.calls.0.lock().unwrap().push((self.begun.elapsed(), call));
         }
     }
 
@@ -162,6 +166,23 @@ mod tests {
         }
     }
 
+    /// Requests, each at its second after `begun`.
+    struct TimedRequests {
+        begun: Instant,
+        left: VecDeque<(u64, SignalRequest)>,
+    }
+
+    impl Requests for TimedRequests {
+        async fn next(&mut self) -> SignalRequest {
+            let Some((second, request)) = self.left.front().copied() else {
+                return core::future::pending().await;
+            };
+            sleep_until(self.begun + Duration::from_secs(second)).await;
+            self.left.pop_front();
+            request
+        }
+    }
+
     /// Runs `daemon` with `requests`, each at its second.
     async fn run(daemon: FakeDaemon, requests: &[(u64, SignalRequest)]) -> Result<(), DaemonError> {
         run_with(Watchdog::new("nf-test", ""), daemon, requests).await
@@ -173,25 +194,26 @@ mod tests {
         requests: &[(u64, SignalRequest)],
     ) -> Result<(), DaemonError> {
         let supervisor = Supervisor::new(watchdog, InternalErrorLog::new("", ""));
-        let (begun, mut requests) = (daemon.begun, VecDeque::from(requests.to_vec()));
-        let next = async || {
-            let Some((second, request)) = requests.front().copied() else {
-                return core::future::pending().await;
-            };
-            sleep_until(begun + Duration::from_secs(second)).await;
-            requests.pop_front();
-            request
-        };
-        supervisor.run_on(next, daemon).await
+        let requests = TimedRequests { begun: daemon.begun, left: VecDeque::from(requests.to_vec()) };
+        supervisor.run(daemon.begun, requests, daemon).await
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_daemon_ticks_each_second_until_the_stop() {
+    async fn the_daemon_ticks_each_round_until_the_stop() {
         let (daemon, calls) = FakeDaemon::new();
         run(daemon, &[(2, SignalRequest::Reload), (4, SignalRequest::Stop)]).await.unwrap();
         assert_eq!(calls.of("tick")[..4], [0, 1, 2, 3]);
         assert_eq!((calls.of("reload"), calls.of("stopping")), (vec![2], vec![4]));
         assert!(calls.of("tick").iter().all(|second| *second <= 4), "{:?}", calls.of("tick"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rounds_are_counted_from_the_start_of_the_runtime() {
+        let (daemon, calls) = FakeDaemon::new();
+        let late = Duration::from_millis(300);
+        advance(late).await;
+        run(daemon, &[(4, SignalRequest::Stop)]).await.unwrap();
+        assert_eq!(calls.times_of("tick"), [late, ROUND, ROUND * 2, ROUND * 3]);
     }
 
     #[tokio::test(start_paused = true)]

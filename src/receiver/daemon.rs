@@ -11,6 +11,7 @@ use nf_transport_core::secure::AccessPolicy;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
+use tokio::time::Instant;
 
 use crate::config::{HostPort, Loaded, RECEIVER, ReceiverSettings};
 use crate::host::files::atomic_file;
@@ -56,11 +57,14 @@ pub(crate) fn run(load: Load) -> Result<(), DaemonError> {
         tracing::warn!(%error, "cannot remove unfinished files in {}: {error}", settings.state.display());
     }
     let bounded = share_files(settings);
+    let started = Instant::now();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| DaemonError::system(format_args!("cannot start the runtime: {error}")))?;
-    runtime.block_on(supervise(bounded, Arc::new(reloader)))
+    // A task runs on a worker, which has the timers. `block_on` would wake up this thread too in each round.
+    let supervisor = runtime.spawn(supervise(bounded, Arc::new(reloader), started));
+    runtime.block_on(supervisor).map_err(DaemonError::system)?
 }
 
 /// Settings with limits that fit the number of open files.
@@ -120,12 +124,16 @@ struct ReceiverDaemon {
 /// Consequence of an internal error for datagrams.
 const INTERNAL_ERROR_COST: &str = "senders keep all unacknowledged datagrams";
 
-async fn supervise(bounded: BoundedSettings, reloader: Arc<Reloader>) -> Result<(), DaemonError> {
+async fn supervise(
+    bounded: BoundedSettings,
+    reloader: Arc<Reloader>,
+    started: Instant,
+) -> Result<(), DaemonError> {
     let signals = Signals::handle()?;
     let mut watchdog = Watchdog::new(RECEIVER, receiver::LOOP_STUCK);
     let daemon = start(bounded, reloader, &mut watchdog).await?;
     let internal_errors = InternalErrorLog::new(receiver::INTERNAL_ERROR, INTERNAL_ERROR_COST);
-    Supervisor::new(watchdog, internal_errors).run(signals, daemon).await
+    Supervisor::new(watchdog, internal_errors).run(started, signals, daemon).await
 }
 
 async fn start(

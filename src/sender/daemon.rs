@@ -5,13 +5,12 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
 
 use nf_transport_core::spool;
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinHandle};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::config::{Loaded, SENDER, SenderSettings, SpoolSettings};
 use crate::host::process::logging;
@@ -57,11 +56,12 @@ pub(crate) fn run(load: LoadSettings) -> Result<(), DaemonError> {
         open_private_directory(directory)?;
     }
     let listeners = listen(&settings.listen)?;
+    let started = Instant::now();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| DaemonError::system(format_args!("cannot start the runtime: {error}")))?;
-    let outcome = runtime.block_on(supervise(settings, listeners, Arc::new(reloader)));
+    let outcome = runtime.block_on(supervise(settings, listeners, Arc::new(reloader), started));
     // A blocking task that still reads the spool need not finish.
     runtime.shutdown_background();
     outcome
@@ -123,6 +123,7 @@ async fn supervise(
     settings: SenderSettings,
     listeners: Vec<Listener>,
     reloader: Arc<SenderReloader>,
+    started: Instant,
 ) -> Result<(), DaemonError> {
     let signals = Signals::handle()?;
     let mut watchdog = Watchdog::new(SENDER, sender::LOOP_STUCK);
@@ -130,7 +131,7 @@ async fn supervise(
     let queue = daemon.reporter.queue.clone();
     let internal_errors =
         InternalErrorLog::new(sender::INTERNAL_ERROR, "lost datagrams are counted as corrupt");
-    let outcome = Supervisor::new(watchdog, internal_errors).run(signals, daemon).await;
+    let outcome = Supervisor::new(watchdog, internal_errors).run(started, signals, daemon).await;
     let queued = queue.figures().queued;
     tracing::info!(queued, "stopped; {} in the spool", count_of(queued, "datagram"));
     outcome
@@ -189,7 +190,7 @@ impl Supervised for SenderDaemon {
         self.reporter.note_pace();
         self.room.poll(self.reporter.shortage());
         self.losses.poll(&self.reporter.counters);
-        self.exporters.poll(&self.reporter.counters, Instant::now());
+        self.exporters.poll(&self.reporter.counters, Instant::now().into_std());
         self.reporter.line()
     }
 

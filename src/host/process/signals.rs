@@ -6,11 +6,17 @@ use crate::host::DaemonError;
 
 /// The request that a signal makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SignalRequest {
+pub(crate) enum SignalRequest {
     /// Stop: SIGTERM or SIGINT.
     Stop,
     /// Read the settings again: SIGHUP.
     Reload,
+}
+
+/// A source of requests to a daemon.
+pub(crate) trait Requests {
+    /// Waits for the next request. Cancel safe.
+    fn next(&mut self) -> impl Future<Output = SignalRequest> + Send;
 }
 
 /// The handled signals. Their default action, which ends the process, is off from the construction on, also
@@ -34,9 +40,10 @@ impl Signals {
             hangup: handle(SignalKind::hangup())?,
         })
     }
+}
 
-    /// Waits for the next signal. Cancel safe.
-    pub async fn next(&mut self) -> SignalRequest {
+impl Requests for Signals {
+    async fn next(&mut self) -> SignalRequest {
         tokio::select! {
             _ = self.terminate.recv() => SignalRequest::Stop,
             _ = self.interrupt.recv() => SignalRequest::Stop,

@@ -12,10 +12,13 @@ use tokio::time::{Duration, Instant};
 use crate::host::systemd::notify;
 
 /// The longest time for which a loop waits before it starts its next iteration, if it has timely work.
-pub const ROUND: Duration = Duration::from_secs(1);
+///
+/// A multiple of 64 ms: tokio keeps later timers in slots of 64 ms since the start of the runtime. It wakes
+/// up at the start of a slot, and again for each timer inside of the slot.
+pub const ROUND: Duration = Duration::from_millis(1024);
 
 /// The longest time for which a loop without work waits: an idle daemon should hardly wake up.
-const IDLE_ROUND: Duration = Duration::from_secs(5);
+const IDLE_ROUND: Duration = ROUND.saturating_mul(5);
 
 /// Watchdog time if the service manager has no watchdog.
 const USUAL: Duration = Duration::from_secs(30);
