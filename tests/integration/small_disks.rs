@@ -136,7 +136,8 @@ fn drops_of_a_full_disk_and_memory_are_counted() {
     assert_eq!(outcome.missing, 20_000 - held, "{:#}", outcome.status);
 }
 
-/// XFS reports the space of removed files late. nf-sender must drop only as much as `min-free` needs.
+/// XFS reports the space of removed files late, and allocates space ahead of growing files. nf-sender must
+/// drop only as much as `min-free` needs.
 #[test]
 fn min_free_on_an_xfs_drops_no_more_than_needed() {
     let _running = shared();
@@ -155,7 +156,7 @@ fn min_free_on_an_xfs_drops_no_more_than_needed() {
     let outcome = deliver_the_rest(&pair, &exporters);
     let lost = dropped(&outcome.status, "spool_full");
     assert_eq!(outcome.missing, lost);
-    assert!(lost > 0 && lost < 20_000, "two segments hold 12,000\n{:#}", outcome.status);
+    assert!(lost > 0 && lost < 13_000, "two segments hold 12,000\n{:#}", outcome.status);
 }
 
 #[test]

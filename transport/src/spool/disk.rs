@@ -91,6 +91,8 @@ pub trait DiskFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Makes the file end after `size` bytes.
     fn truncate(&self, size: u64) -> io::Result<()>;
+    /// Returns how many bytes the file system has allocated to the file in addition to its length.
+    fn preallocated(&self) -> io::Result<u64>;
     /// Makes all writes so far survive power loss.
     fn sync(&self) -> io::Result<()>;
     /// Keeps other users from reading the file, independent of its mode so far.
@@ -103,6 +105,9 @@ pub trait DiskFile {
 
 /// Pieces of one write: Linux accepts as many (`IOV_MAX`).
 const PIECES_MAX: usize = 1024;
+
+/// Bytes of a block in `st_blocks`, on each file system.
+const STAT_BLOCK: u64 = 512;
 
 /// Threads that list a directory, and the number of files that do not justify another thread.
 const LISTERS: usize = 4;
@@ -277,6 +282,11 @@ impl DiskFile for File {
         self.set_len(size)
     }
 
+    fn preallocated(&self) -> io::Result<u64> {
+        let metadata = self.metadata()?;
+        Ok(metadata.blocks().saturating_mul(STAT_BLOCK).saturating_sub(metadata.len()))
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
     }
@@ -311,5 +321,15 @@ mod tests {
         file.write_pieces_at(&slices, 6).unwrap();
         let written = std::fs::read(directory.path().join("pieces")).unwrap();
         assert_eq!(written, [b"header", pieces.concat().as_slice()].concat());
+    }
+
+    #[test]
+    fn space_allocated_ahead_is_reported() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = Directory::open(directory.path()).unwrap().create("grows").unwrap();
+        file.write_pieces_at(&[b"start"], 0).unwrap();
+        assert!(file.preallocated().unwrap() < 1 << 20);
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, 2 << 20).unwrap();
+        assert!((1 << 20..3 << 20).contains(&file.preallocated().unwrap()));
     }
 }

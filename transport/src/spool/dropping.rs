@@ -10,22 +10,26 @@ use bytesize::ByteSize;
 
 use crate::sequence::{Gap, GapReason, Position};
 use crate::spool::append::AppendError;
-use crate::spool::disk::{Disk, is_full};
+use crate::spool::disk::{Disk, Space, is_full};
 use crate::spool::extent::Extent;
 use crate::spool::policy::WhenFull;
 use crate::spool::room::{Idle, Purpose, Room, Yielding};
 use crate::spool::state::Spool;
 
 impl<D: Disk> Spool<D> {
-    /// Returns the room until an append must drop something.
+    /// Returns the room until an append must drop something. Space allocated ahead of the open segments
+    /// counts as free.
     pub fn room(&self) -> io::Result<Room> {
-        Ok(Room::new(self.disk.space()?, &self.policy, self.size))
+        let space = self.disk.space()?;
+        let free = space.free.saturating_add(self.open.preallocated());
+        Ok(Room::new(Space { free, ..space }, &self.policy, self.size))
     }
 
     /// Notes how much is free at this moment.
     pub(super) fn look_at_free(&mut self) {
-        if let Ok(space) = self.disk.space() {
-            self.awaited.free(space.free);
+        self.open.close_unused();
+        if let Ok(room) = self.room() {
+            self.awaited.free(room.space.free);
         }
     }
 
@@ -38,6 +42,7 @@ impl<D: Disk> Spool<D> {
         yielding: Yielding,
         ceiling: u64,
     ) -> Result<(), AppendError> {
+        self.open.close_unused();
         let room = self.room()?;
         let free = self.awaited.free(room.space.free);
         let excess = self.size.saturating_add(length).saturating_sub(room.max_size.max(ceiling));

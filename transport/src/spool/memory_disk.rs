@@ -15,6 +15,8 @@ struct FileContent {
     bytes: RefCell<Vec<u8>>,
     synced: RefCell<Vec<u8>>,
     modified: Cell<Timestamp>,
+    /// Length up to which space is allocated, if that is more than there is content.
+    allocated: Cell<u64>,
     /// Reads that touch these bytes fail with EIO.
     unreadable: RefCell<Range<usize>>,
 }
@@ -39,6 +41,7 @@ pub(crate) struct MemoryDisk {
     /// Bytes of removed files that do not count as free yet.
     unfreed: Rc<Cell<u64>>,
     frees_late: Rc<Cell<bool>>,
+    preallocates: Rc<Cell<bool>>,
     /// Bytes that are reported as free and refused, as by a quota.
     promised: Rc<Cell<u64>>,
     opened: Rc<RefCell<Vec<String>>>,
@@ -59,6 +62,7 @@ impl Default for MemoryDisk {
             flat: Rc::default(),
             unfreed: Rc::default(),
             frees_late: Rc::default(),
+            preallocates: Rc::default(),
             promised: Rc::default(),
             opened: Rc::default(),
             wall: Rc::default(),
@@ -71,6 +75,7 @@ impl Default for MemoryDisk {
 pub(crate) struct MemoryFile {
     content: Rc<FileContent>,
     disk: MemoryDisk,
+    is_writable: bool,
 }
 
 fn size(length: usize) -> u64 {
@@ -139,6 +144,12 @@ impl MemoryDisk {
         self.frees_late.set(true);
     }
 
+    /// Allocates space ahead of growing files until they are closed, as XFS does. A full disk still gives it
+    /// to writes.
+    pub(crate) fn preallocate(&self) {
+        self.preallocates.set(true);
+    }
+
     /// Reports `bytes` as free that writes do not get, as with a quota.
     pub(crate) fn promise(&self, bytes: u64) {
         self.promised.set(bytes);
@@ -204,6 +215,12 @@ impl MemoryDisk {
         self.opened.borrow().clone()
     }
 
+    /// Bytes that no file has.
+    fn unallocated(&self) -> u64 {
+        let ahead: u64 = self.now.borrow().values().map(|content| content.ahead()).sum();
+        self.capacity.get().saturating_sub(self.used() + ahead + self.unfreed.get())
+    }
+
     fn entries(&self, is_wanted: impl Fn(&str) -> bool) -> io::Result<Vec<FileEntry>> {
         self.check()?;
         let names = self.now.borrow();
@@ -235,6 +252,21 @@ impl MemoryDisk {
     }
 }
 
+impl FileContent {
+    /// Bytes that are allocated behind the end.
+    fn ahead(&self) -> u64 {
+        self.allocated.get().saturating_sub(size(self.bytes.borrow().len()))
+    }
+}
+
+impl Drop for MemoryFile {
+    fn drop(&mut self) {
+        if self.is_writable {
+            self.content.allocated.set(0);
+        }
+    }
+}
+
 impl Disk for MemoryDisk {
     type File = MemoryFile;
 
@@ -253,14 +285,14 @@ impl Disk for MemoryDisk {
             return Err(rustix::io::Errno::NOSPC.into());
         }
         let content = names.entry(name.to_owned()).or_default().clone();
-        Ok(MemoryFile { content, disk: self.clone() })
+        Ok(MemoryFile { content, disk: self.clone(), is_writable: true })
     }
 
     fn open(&self, name: &str) -> io::Result<MemoryFile> {
         self.check()?;
         let content = self.now.borrow().get(name).cloned().ok_or(io::ErrorKind::NotFound)?;
         self.opened.borrow_mut().push(name.to_owned());
-        Ok(MemoryFile { content, disk: self.clone() })
+        Ok(MemoryFile { content, disk: self.clone(), is_writable: false })
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -290,8 +322,7 @@ impl Disk for MemoryDisk {
         let files = self.now.borrow().len();
         Ok(Space {
             total: self.total.get().unwrap_or(self.capacity.get()),
-            free: (self.capacity.get().saturating_sub(self.used()).saturating_sub(self.unfreed.get()))
-                .saturating_add(self.promised.get()),
+            free: self.unallocated().saturating_add(self.promised.get()),
             free_inodes: Some(size(self.files_max.get().saturating_sub(files))),
             is_read_only: self.read_only.get(),
         })
@@ -311,6 +342,11 @@ impl DiskFile for MemoryFile {
         }
         content[start..start + written].copy_from_slice(&bytes[..written]);
         self.content.modified.set(self.disk.wall.get());
+        let length = size(content.len());
+        drop(content);
+        if self.disk.preallocates.get() && length > self.content.allocated.get() {
+            self.content.allocated.set(length + length.min(self.disk.unallocated()));
+        }
         if written < bytes.len() { Err(rustix::io::Errno::NOSPC.into()) } else { Ok(()) }
     }
 
@@ -335,6 +371,10 @@ impl DiskFile for MemoryFile {
         self.disk.check_change()?;
         self.content.bytes.borrow_mut().truncate(index(size));
         Ok(())
+    }
+
+    fn preallocated(&self) -> io::Result<u64> {
+        Ok(self.content.ahead())
     }
 
     fn sync(&self) -> io::Result<()> {

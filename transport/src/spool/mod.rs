@@ -39,6 +39,7 @@ mod segment;
 // State.
 mod active;
 mod clocks;
+mod open_segments;
 mod preserved;
 mod reader;
 mod room;

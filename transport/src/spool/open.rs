@@ -14,6 +14,7 @@ use crate::spool::identity::{Identity, LastRun, StreamFile};
 use crate::spool::item::Item;
 use crate::spool::lineage::{Lineage, OwnStream};
 use crate::spool::name::{self, FileName, NEWER};
+use crate::spool::open_segments::OpenSegments;
 use crate::spool::policy::Policy;
 use crate::spool::preserved::Preservation;
 use crate::spool::reader::SegmentReader;
@@ -144,6 +145,7 @@ impl<D: Disk> Survey<D> {
                 policy,
                 extents: BTreeMap::new(),
                 active: None,
+                open: OpenSegments::default(),
                 closed: None,
                 stuck: None,
                 has_spare,

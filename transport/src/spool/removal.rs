@@ -44,6 +44,7 @@ impl<D: Disk> Spool<D> {
             self.active = None;
         }
         self.unsynced.remove(&first);
+        self.open.remove(first);
         if let Some(Extent::Segment { size, .. }) = self.extents.remove(&first) {
             self.size = self.size.checked_sub(size).unwrap_or_else(|| {
                 note_internal_error("a segment is larger than the spool");

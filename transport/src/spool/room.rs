@@ -61,6 +61,9 @@ pub(super) struct Idle {
 }
 
 /// Bytes of removed files that the file system does not report as free yet: XFS and Btrfs free them later.
+///
+/// Any growth of the free space counts as the release of these files. So the readings must include the space
+/// allocated ahead of open segments ([`OpenSegments`](super::open_segments::OpenSegments)).
 #[derive(Debug, Default)]
 pub(super) struct Awaited {
     bytes: u64,

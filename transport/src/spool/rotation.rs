@@ -145,6 +145,7 @@ impl<D: Disk> Spool<D> {
         let file = Arc::new(file);
         let written = LastWrite::ThisRun(now.boot);
         self.extents.insert(first, Extent::Segment { end: first, size, written, formats: Formats::Own });
+        self.open.insert(first, file.clone());
         self.active = Some(Active { first, file: file.clone(), begun: now, is_over: false });
         self.size += size;
         self.awaited.written(size);
@@ -157,6 +158,7 @@ impl<D: Disk> Spool<D> {
         // From now on it is one of this run, whose formats must be known.
         let _unknown = self.newer_in(first);
         let file = Arc::new(self.disk.create(&name::segment(first)).ok()?);
+        self.open.insert(first, file.clone());
         self.active = Some(Active { first, file: file.clone(), begun: now, is_over: true });
         Some((first, file))
     }

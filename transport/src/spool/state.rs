@@ -13,6 +13,7 @@ use crate::spool::file_totals::FileTotals;
 use crate::spool::identity::LastRun;
 use crate::spool::lineage::Lineage;
 use crate::spool::name;
+use crate::spool::open_segments::OpenSegments;
 use crate::spool::policy::Policy;
 use crate::spool::preserved::Preservation;
 use crate::spool::reader::SegmentReader;
@@ -31,6 +32,7 @@ pub struct Spool<D: Disk> {
     /// By first position; each ends where the next one starts.
     pub(super) extents: BTreeMap<Position, Extent>,
     pub(super) active: Option<Active<D::File>>,
+    pub(super) open: OpenSegments<D::File>,
     /// A segment that accepts nothing more, because a sync of it failed.
     pub(super) closed: Option<Position>,
     /// The failure of the last attempt to create a file.

@@ -300,6 +300,7 @@ impl<D: Disk> Spool<D> {
             *formats = Formats::Own;
         }
         self.unsynced.remove(&begin);
+        self.open.remove(begin);
         self.thinned.insert(begin, writing.dropped);
         self.awaited.removed(old_size);
         self.look_at_free();

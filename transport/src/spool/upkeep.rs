@@ -17,6 +17,7 @@ impl<D: Disk> Spool<D> {
     pub fn enforce_limits(&mut self, now: Moment, in_flight: Position) {
         self.look_at_clocks(now);
         self.end_segment_if_due(now);
+        self.open.close_unused();
         self.retry();
         if let Some(max_age) = self.policy.max_age {
             while self.is_oldest_too_old(now, in_flight, max_age)

@@ -94,6 +94,30 @@ fn room_that_is_freed_late_is_not_made_twice() {
     assert_eq!(lost(&mut spool), 9);
 }
 
+/// Datagrams that 30 batches drop on a disk with these properties, and room for half of them.
+fn lost_on(set: impl Fn(&MemoryDisk)) -> u64 {
+    let disk = MemoryDisk::default();
+    set(&disk);
+    let min_free = 10_000;
+    let mut spool = open_with(&disk, Policy { min_free: MinFree::Bytes(min_free), ..policy() }).spool;
+    disk.set_capacity(min_free + 5500);
+    for number in 0..30 {
+        append(&mut spool, number).unwrap();
+    }
+    lost(&mut spool)
+}
+
+#[test]
+fn space_allocated_ahead_drops_nothing_more() {
+    let needed = lost_on(|_| {});
+    assert_eq!(lost_on(MemoryDisk::preallocate), needed);
+    let like_xfs = |disk: &MemoryDisk| {
+        disk.preallocate();
+        disk.free_late();
+    };
+    assert_eq!(lost_on(like_xfs), needed);
+}
+
 #[test]
 fn without_inodes_the_open_segment_grows() {
     let (disk, mut spool) = spool_with(1, policy());
