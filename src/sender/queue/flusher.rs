@@ -153,6 +153,9 @@ impl Flusher {
         // Other threads hold the spool while they wait for the disk, too.
         let pulse = self.pulse.clone();
         let disk = pulse.away();
+        let removed = queue.spool().acknowledge(task.acknowledged);
+        // The uplink reads the next segments meanwhile. The room is needed below.
+        drop(removed);
         let mut spool = queue.spool();
         // Lock order: spool, then state. A read by the uplink from now on waits for the spool, and finds
         // dropped batches gone.
@@ -160,7 +163,6 @@ impl Flusher {
             let state = queue.state();
             (state.in_flight(), state.tail().is_pressing(), state.tail().is_nearly_full())
         };
-        spool.acknowledge(task.acknowledged);
         self.fair_share.begin_turn(&spool);
         if task.stage == ShutdownStage::Stopped {
             // The ring may not outlive the service, and it is bounded.

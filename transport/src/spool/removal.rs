@@ -9,23 +9,36 @@ use crate::spool::extent::Extent;
 use crate::spool::name;
 use crate::spool::state::Spool;
 
+/// Files of removed segments that stay open until the caller closes them. Each takes a file descriptor.
+pub(super) const LEFT_OPEN_MAX: usize = 16;
+
 impl<D: Disk> Spool<D> {
     /// Notes that positions below `position` are acknowledged. Removes the segments and gaps that end there
     /// or before.
-    pub fn acknowledge(&mut self, position: Position) {
+    ///
+    /// Returns open files of removed segments. The kernel frees the space of a file when it is closed, which
+    /// takes milliseconds, so close them while nobody waits for the spool.
+    pub fn acknowledge(&mut self, position: Position) -> Vec<D::File> {
+        let mut removed = Vec::new();
         let before = self.acknowledged;
         self.acknowledged = before.max(position);
         while let Some((&first, extent)) = self.extents.first_key_value()
             && extent.end() <= self.acknowledged
         {
             match *extent {
-                Extent::Segment { .. } => self.retire_segment(first, before),
+                Extent::Segment { .. } => {
+                    if removed.len() < LEFT_OPEN_MAX {
+                        removed.extend(self.disk.open(&name::segment(first)));
+                    }
+                    self.retire_segment(first, before);
+                }
                 Extent::Gap { end, reason } => {
                     self.extents.remove(&first);
                     self.remove_file(&name::gap(&Gap { first, end, reason }));
                 }
             }
         }
+        removed
     }
 
     /// Removes a segment that is no longer needed.

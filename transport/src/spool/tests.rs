@@ -5,12 +5,13 @@ use super::disk::FileEntry;
 use super::lineage::own_stream;
 use super::memory_disk::MemoryDisk;
 use super::name;
+use super::removal::LEFT_OPEN_MAX;
 use super::*;
 use crate::batch::{Batch, BatchBuilder, Compression};
 use crate::datagram::{BootId, BootTime, Datagram, Moment, Timestamp};
 use crate::limits::DAMAGED_FILES_MAX;
 use crate::sequence::{Gap, GapReason, Position, RunId, StreamId};
-use crate::spool::disk::Disk;
+use crate::spool::disk::{Disk, DiskFile};
 
 mod damage;
 mod disk_trouble;
@@ -287,6 +288,28 @@ fn acknowledged_batches_are_never_synced() {
     }
     spool.acknowledge(Position(30));
     assert!(spool.sync_job().unwrap().is_none());
+}
+
+#[test]
+fn files_of_removed_segments_stay_open() {
+    let disk = filled(90);
+    let mut spool = reopen(&disk).spool;
+    let kept = spool.segments();
+    assert!(spool.acknowledge(Position(2)).is_empty(), "the first segment is still needed");
+    let (_, end, _) = spool.segment_at(Position(0)).unwrap();
+    let removed = spool.acknowledge(end);
+    assert_eq!((removed.len(), spool.segments()), (1, kept - 1));
+    assert!(!disk.names().contains(&name::segment(Position(0))));
+    let mut start = [0; SEGMENT_HEADER_LEN];
+    assert_eq!(removed.first().unwrap().read_at(&mut start, 0).unwrap(), start.len());
+}
+
+#[test]
+fn few_files_of_removed_segments_stay_open() {
+    let mut spool = reopen(&filled(90)).spool;
+    assert!(spool.segments() > LEFT_OPEN_MAX + 1);
+    assert_eq!(spool.acknowledge(Position(270)).len(), LEFT_OPEN_MAX);
+    assert_eq!(spool.segments(), 0);
 }
 
 #[test]
