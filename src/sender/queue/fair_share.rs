@@ -22,7 +22,6 @@ mod thinner;
 mod worker;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
@@ -90,7 +89,7 @@ type Shape = (Option<Position>, usize, u64, Position);
 #[derive(Debug)]
 struct Prepared {
     segment: Candidate,
-    written: ThinnedSegment<File>,
+    written: ThinnedSegment,
     lost: Shares,
 }
 

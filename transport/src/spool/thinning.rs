@@ -59,6 +59,11 @@ pub struct Thinned {
 #[derive(Debug)]
 struct Writing<F> {
     file: F,
+    content: ThinnedContent,
+}
+
+#[derive(Debug)]
+struct ThinnedContent {
     size: u64,
     end: Position,
     dropped: u64,
@@ -66,18 +71,18 @@ struct Writing<F> {
 
 impl<F: DiskFile> Writing<F> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_at(bytes, self.size)?;
-        self.size += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        self.file.write_at(bytes, self.content.size)?;
+        self.content.size += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         Ok(())
     }
 
     fn append(&mut self, batch: &Batch) -> io::Result<()> {
-        if batch.first() != self.end {
+        if batch.first() != self.content.end {
             return Err(io::Error::other("a batch of a thinned segment does not follow the one before it"));
         }
         self.write(batch.bytes())?;
-        self.end = batch.end();
-        self.dropped += u64::from(batch.dropped());
+        self.content.end = batch.end();
+        self.content.dropped += u64::from(batch.dropped());
         Ok(())
     }
 }
@@ -97,9 +102,9 @@ pub struct ThinningJob<F> {
 }
 
 impl<F: DiskFile> ThinningJob<F> {
-    /// Writes those datagrams of the segment that pass `sieve`, and forces them to disk; `None` if a part of
-    /// it is damaged.
-    pub fn run(self, sieve: &mut impl Sieve) -> io::Result<Option<ThinnedSegment<F>>> {
+    /// Writes those datagrams of the segment that pass `sieve`, forces them to disk, and closes the file;
+    /// `None` if a part of the segment is damaged.
+    pub fn run(self, sieve: &mut impl Sieve) -> io::Result<Option<ThinnedSegment>> {
         let Self { segment, joined, readers, modified, header, mut writing } = self;
         writing.file.truncate(0)?;
         writing.write(&header)?;
@@ -119,16 +124,20 @@ impl<F: DiskFile> ThinningJob<F> {
         // A start takes the age of the datagrams from it.
         writing.file.set_modified(modified)?;
         writing.file.sync()?;
-        Ok(Some(ThinnedSegment { segment, joined, writing }))
+        // Closing returns the space that XFS allocated ahead. Later it would look like the release of the old
+        // file.
+        let Writing { file, content } = writing;
+        drop(file);
+        Ok(Some(ThinnedSegment { segment, joined, content }))
     }
 }
 
 /// A thinned segment that is on disk, and has not taken the place of the segment yet.
 #[derive(Debug)]
-pub struct ThinnedSegment<F> {
+pub struct ThinnedSegment {
     segment: Candidate,
     joined: Option<Candidate>,
-    writing: Writing<F>,
+    content: ThinnedContent,
 }
 
 impl<D: Disk> Spool<D> {
@@ -211,7 +220,7 @@ impl<D: Disk> Spool<D> {
         header.resize(SEGMENT_HEADER_LEN, 0);
         let file = self.disk.create(name::UNFINISHED_THINNED)?;
         self.unremoved.remove(name::UNFINISHED_THINNED);
-        let writing = Writing { file, size: 0, end: begin, dropped: 0 };
+        let writing = Writing { file, content: ThinnedContent { size: 0, end: begin, dropped: 0 } };
         Ok(Some(ThinningJob { segment, joined, readers, modified, header, writing }))
     }
 
@@ -219,15 +228,15 @@ impl<D: Disk> Spool<D> {
     /// Returns how many datagrams were dropped; `None` if the segment stays as it is.
     pub fn finish_thinning(
         &mut self,
-        thinned: ThinnedSegment<D::File>,
+        thinned: ThinnedSegment,
         least: u64,
         in_flight: Position,
     ) -> io::Result<Option<Thinned>> {
-        let ThinnedSegment { segment, joined, writing } = thinned;
+        let ThinnedSegment { segment, joined, content } = thinned;
         let Candidate { first, end, size } = segment;
         let begin = joined.map_or(first, |joined| joined.first);
         let old_size = size + joined.map_or(0, |joined| joined.size);
-        let is_worth_it = writing.end == end && old_size.saturating_sub(writing.size) >= least;
+        let is_worth_it = content.end == end && old_size.saturating_sub(content.size) >= least;
         if !is_worth_it || !joined.into_iter().chain([segment]).all(|part| self.is_candidate(part, in_flight))
         {
             self.abandon_thinning();
@@ -238,8 +247,8 @@ impl<D: Disk> Spool<D> {
             self.abandon_thinning();
             return Err(error);
         }
-        self.take_thinned(begin, segment, old_size, &writing);
-        Ok(Some(Thinned { first, end, datagrams: writing.dropped.saturating_sub(dropped_before) }))
+        self.take_thinned(begin, segment, old_size, &content);
+        Ok(Some(Thinned { first, end, datagrams: content.dropped.saturating_sub(dropped_before) }))
     }
 
     /// Removes the file of an abandoned thinning.
@@ -273,13 +282,7 @@ impl<D: Disk> Spool<D> {
 
     /// Takes over that the file of the segment that starts at `begin` reaches to the end of `segment`, and
     /// was thinned. It took the place of `old_size` bytes.
-    fn take_thinned(
-        &mut self,
-        begin: Position,
-        segment: Candidate,
-        old_size: u64,
-        writing: &Writing<D::File>,
-    ) {
+    fn take_thinned(&mut self, begin: Position, segment: Candidate, old_size: u64, content: &ThinnedContent) {
         // The newest datagrams decide how old a file is.
         let last_write = self.extents.get(&segment.first).and_then(Extent::last_write);
         if begin != segment.first {
@@ -293,15 +296,15 @@ impl<D: Disk> Spool<D> {
             }
         }
         if let Some(Extent::Segment { end, size, written, formats, .. }) = self.extents.get_mut(&begin) {
-            self.size = self.size.saturating_sub(*size).saturating_add(writing.size);
-            (*end, *size) = (segment.end, writing.size);
+            self.size = self.size.saturating_sub(*size).saturating_add(content.size);
+            (*end, *size) = (segment.end, content.size);
             *written = last_write.unwrap_or(*written);
             // The job has read all batches of both.
             *formats = Formats::Own;
         }
         self.unsynced.remove(&begin);
         self.open.remove(begin);
-        self.thinned.insert(begin, writing.dropped);
+        self.thinned.insert(begin, content.dropped);
         self.awaited.removed(old_size);
         self.look_at_free();
         self.thinnings += 1;

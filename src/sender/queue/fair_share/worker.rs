@@ -28,7 +28,7 @@ pub(super) struct SegmentWork {
 pub(super) enum WorkOutcome {
     Learned(io::Result<SegmentContent>),
     /// The thinned segment and the loss; `None` if the segment stays unchanged.
-    Thinned(io::Result<Option<(ThinnedSegment<File>, Shares)>>),
+    Thinned(io::Result<Option<(ThinnedSegment, Shares)>>),
 }
 
 /// The content of a segment.
@@ -101,7 +101,7 @@ pub(super) fn thin(
     segment: Candidate,
     budgets: Budgets,
     is_abandoned: &AtomicBool,
-) -> io::Result<Option<(ThinnedSegment<File>, Shares)>> {
+) -> io::Result<Option<(ThinnedSegment, Shares)>> {
     let mut table = locked(flows);
     let mut sieve = ByExporter::new(queue, budgets, &mut table, segment.first, is_abandoned);
     let written = job.run(&mut sieve)?;

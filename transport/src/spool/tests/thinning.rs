@@ -1,7 +1,6 @@
 //! Segments of which some datagrams are dropped.
 
 use super::*;
-use crate::spool::memory_disk::MemoryFile;
 use crate::spool::{Candidate, Sieve, ThinnedSegment};
 
 /// Segments of about ten batches.
@@ -94,7 +93,7 @@ fn write_thinned(
     spool: &mut Spool<MemoryDisk>,
     segment: Candidate,
     of: u64,
-) -> io::Result<Option<ThinnedSegment<MemoryFile>>> {
+) -> io::Result<Option<ThinnedSegment>> {
     let Some(job) = spool.start_thinning(segment, Position(0))? else { return Ok(None) };
     job.run(&mut Multiples::new(of, segment.first))
 }
@@ -143,6 +142,16 @@ fn datagrams_that_stay_keep_their_positions() {
     let again = reopened(&disk);
     assert_eq!((numbers(&again), again.size()), (expected, spool.size()));
     assert_eq!(dropped(&again), thinned.datagrams, "a start knows how many were dropped");
+}
+
+#[test]
+fn a_thinning_keeps_no_space_allocated_ahead() {
+    let disk = segments();
+    disk.preallocate();
+    let mut spool = reopened(&disk);
+    let segment = candidate(&spool, 1);
+    let _written = write_thinned(&mut spool, segment, 5).unwrap().unwrap();
+    assert_eq!(disk.space().unwrap().free, u64::MAX - disk.used());
 }
 
 #[test]
