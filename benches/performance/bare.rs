@@ -88,20 +88,22 @@ pub(crate) struct BarePair {
 }
 
 impl BarePair {
-    /// Starts two loops that send to `target`.
-    pub(crate) fn start(target: SocketAddr, buffer: Buffer) -> Self {
+    /// Starts two loops that send to `target`. Datagrams gather for `wait` before the first loop receives
+    /// them.
+    pub(crate) fn start(target: SocketAddr, buffer: Buffer, wait: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let between = listener.local_addr().unwrap().to_string();
         let output = child(listener, &["from-tcp", &target.to_string()]);
-        Self { input: Bare::with(&["to-tcp", &between], buffer), output }
+        let wait = wait.as_micros().to_string();
+        Self { input: Bare::with(&["to-tcp", &between, &wait], buffer), output }
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
         self.input.addr
     }
 
-    pub(crate) fn processes(&self) -> Vec<Process> {
-        [self.input.pid(), self.output.id()].map(|pid| Process { name: "bare TCP pair", pid }).to_vec()
+    pub(crate) fn processes(&self, name: &'static str) -> Vec<Process> {
+        [self.input.pid(), self.output.id()].map(|pid| Process { name, pid }).to_vec()
     }
 }
 
@@ -131,7 +133,9 @@ pub(crate) fn run(arguments: &[String]) {
     let socket = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        ["to-tcp", target] => to_tcp(&socket.into(), target),
+        ["to-tcp", target, micros] => {
+            to_tcp(&socket.into(), target, Duration::from_micros(micros.parse().unwrap()));
+        }
         ["from-tcp", target] => from_tcp(&socket.into(), target),
         ["one-by-one", target] => relay_one_by_one(&socket.into(), target),
         ["gso", target] => relay(&socket.into(), target, Sending::Gso),
@@ -140,8 +144,8 @@ pub(crate) fn run(arguments: &[String]) {
     }
 }
 
-/// Writes received datagrams to a TCP connection. Like nf-sender it waits for a burst to gather.
-fn to_tcp(socket: &UdpSocket, target: &str) {
+/// Writes received datagrams to a TCP connection. Like nf-sender it lets datagrams gather, for `wait`.
+fn to_tcp(socket: &UdpSocket, target: &str, wait: Duration) {
     let mut connection = TcpStream::connect(target).unwrap();
     connection.set_nodelay(true).unwrap();
     let mut messages = Messages::new(LEN);
@@ -149,7 +153,7 @@ fn to_tcp(socket: &UdpSocket, target: &str) {
     loop {
         if count < COUNT {
             poll(&mut [PollFd::new(socket, PollFlags::IN)], None).unwrap();
-            std::thread::sleep(Duration::from_micros(1));
+            std::thread::sleep(wait);
         }
         count = messages.receive(socket);
         assert_full(&messages, count);

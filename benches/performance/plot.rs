@@ -143,6 +143,7 @@ fn colour(kind: Kind) -> RGBColor {
         Kind::PlainRelay => RGBColor(0xf0, 0xe4, 0x42),
         Kind::Nfcapd => RGBColor(0xe6, 0x9f, 0x00),
         Kind::Nfacctd => RGBColor(0xd5, 0x5e, 0x00),
+        Kind::GatheringBarePair => RGBColor(0x55, 0x55, 0x55),
         Kind::BarePair => RGBColor(0x99, 0x99, 0x99),
         Kind::Bare(_) => INK,
     }

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nf_transport_core::secure::Suite;
 use nf_transport_kit::hosts::directory;
@@ -39,8 +40,10 @@ pub(crate) enum Kind {
     Nfacctd,
     /// The bare loop with recvmmsg and sendmmsg or GSO.
     Bare(Sending),
-    /// Two loops with a TCP connection between them.
+    /// Two loops with a TCP connection between them, which take a burst at a time.
     BarePair,
+    /// The same, but datagrams gather as long as `max-delay` lets them by default.
+    GatheringBarePair,
 }
 
 impl Kind {
@@ -56,7 +59,8 @@ impl Kind {
     /// Returns all relays that send without GSO.
     pub(crate) fn all() -> Vec<Self> {
         let baselines = Self::PAIRS.into_iter().filter_map(Self::baseline).filter(|_| baseline().is_some());
-        let others = [Self::PlainRelay, Self::Nfcapd, Self::Nfacctd, Self::BarePair, Self::BARE];
+        let bare = [Self::GatheringBarePair, Self::BarePair, Self::BARE];
+        let others = [Self::PlainRelay, Self::Nfcapd, Self::Nfacctd].into_iter().chain(bare);
         Self::PAIRS.into_iter().chain(baselines).chain(others).collect()
     }
 
@@ -81,6 +85,7 @@ impl Kind {
             Self::Bare(Sending::Plain) => "bare loop",
             Self::Bare(Sending::Gso) => "bare loop, GSO",
             Self::BarePair => "bare TCP pair",
+            Self::GatheringBarePair => "gathering TCP pair",
         }
     }
 
@@ -90,7 +95,9 @@ impl Kind {
             Self::Nfcapd => find("nfcapd").is_some(),
             Self::Nfacctd => find(nfacctd::PROGRAM).is_some(),
             Self::Baseline(_) => baseline().is_some(),
-            Self::Pair(_) | Self::PlainRelay | Self::Bare(_) | Self::BarePair => true,
+            Self::Pair(_) | Self::PlainRelay | Self::Bare(_) | Self::BarePair | Self::GatheringBarePair => {
+                true
+            }
         }
     }
 
@@ -111,11 +118,14 @@ impl Kind {
                 Relay { input, processes: vec![process], _running: Box::new(nfacctd) }
             }
             Self::Bare(sending) => of_bare(Bare::start(Some(sink), sending, buffer), "bare loop"),
-            Self::BarePair => {
-                let bare = BarePair::start(sink, buffer);
-                Relay { input: bare.addr(), processes: bare.processes(), _running: Box::new(bare) }
-            }
+            Self::BarePair => self.bare_pair(sink, buffer, Duration::from_micros(1)),
+            Self::GatheringBarePair => self.bare_pair(sink, buffer, Duration::from_millis(10)),
         }
+    }
+
+    fn bare_pair(self, sink: SocketAddr, buffer: Buffer, wait: Duration) -> Relay {
+        let pair = BarePair::start(sink, buffer, wait);
+        Relay { input: pair.addr(), processes: pair.processes(self.name()), _running: Box::new(pair) }
     }
 }
 
