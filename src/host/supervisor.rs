@@ -1,7 +1,7 @@
 //! The main loop of a daemon: signals, the work of each round, the watchdog, warnings of expiries, and the
 //! stop.
 
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::time::{MissedTickBehavior, interval_at};
 
 use crate::host::process::signals::{Requests, SignalRequest};
 use crate::host::systemd::notify;
@@ -43,16 +43,13 @@ impl Supervisor {
     }
 
     /// Reports to the service manager that `daemon` is ready, runs it until its end, and stops it.
-    ///
-    /// The rounds are counted from `started`, the start of the runtime.
     pub(crate) async fn run(
         mut self,
-        started: Instant,
         mut requests: impl Requests,
         mut daemon: impl Supervised,
     ) -> Result<(), DaemonError> {
         notify::ready();
-        let mut tick = interval_at(started, ROUND);
+        let mut tick = interval_at(self.watchdog.started(), ROUND);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let outcome = loop {
             tokio::select! {
@@ -88,7 +85,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use nf_transport_core::secure::Certificate;
-    use tokio::time::{Duration, advance, sleep, sleep_until};
+    use tokio::time::{Duration, Instant, advance, sleep, sleep_until};
 
     use super::*;
     use crate::host::Lines;
@@ -185,7 +182,7 @@ mod tests {
 
     /// Runs `daemon` with `requests`, each at its second.
     async fn run(daemon: FakeDaemon, requests: &[(u64, SignalRequest)]) -> Result<(), DaemonError> {
-        run_with(Watchdog::new("nf-test", ""), daemon, requests).await
+        run_with(Watchdog::new("nf-test", daemon.begun, ""), daemon, requests).await
     }
 
     async fn run_with(
@@ -195,7 +192,7 @@ mod tests {
     ) -> Result<(), DaemonError> {
         let supervisor = Supervisor::new(watchdog, InternalErrorLog::new("", ""));
         let requests = TimedRequests { begun: daemon.begun, left: VecDeque::from(requests.to_vec()) };
-        supervisor.run(daemon.begun, requests, daemon).await
+        supervisor.run(requests, daemon).await
     }
 
     #[tokio::test(start_paused = true)]
@@ -268,7 +265,7 @@ mod tests {
         let lines = Lines::default();
         let _guard = tracing::subscriber::set_default(lines.clone().subscriber());
         let (daemon, _) = FakeDaemon::new();
-        let mut watchdog = Watchdog::new("nf-test", "");
+        let mut watchdog = Watchdog::new("nf-test", daemon.begun, "");
         let _ingest = watchdog.running("ingest");
         run_with(watchdog, daemon, &[(60, SignalRequest::Stop)]).await.unwrap();
         let hung = lines.all().iter().filter(|line| line.contains("nf-test is hung")).count();

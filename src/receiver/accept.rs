@@ -91,7 +91,7 @@ impl Acceptor {
                     }
                 },
                 Some(_) = sessions.join_next() => {}
-                () = tokio::time::sleep(pulse.idle_round()) => {}
+                () = tokio::time::sleep_until(pulse.idle_until()) => {}
                 () = stopping.requested() => break,
             }
         }

@@ -130,10 +130,10 @@ async fn supervise(
     started: Instant,
 ) -> Result<(), DaemonError> {
     let signals = Signals::handle()?;
-    let mut watchdog = Watchdog::new(RECEIVER, receiver::LOOP_STUCK);
+    let mut watchdog = Watchdog::new(RECEIVER, started, receiver::LOOP_STUCK);
     let daemon = start(bounded, reloader, &mut watchdog).await?;
     let internal_errors = InternalErrorLog::new(receiver::INTERNAL_ERROR, INTERNAL_ERROR_COST);
-    Supervisor::new(watchdog, internal_errors).run(started, signals, daemon).await
+    Supervisor::new(watchdog, internal_errors).run(signals, daemon).await
 }
 
 async fn start(

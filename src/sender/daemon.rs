@@ -126,12 +126,12 @@ async fn supervise(
     started: Instant,
 ) -> Result<(), DaemonError> {
     let signals = Signals::handle()?;
-    let mut watchdog = Watchdog::new(SENDER, sender::LOOP_STUCK);
+    let mut watchdog = Watchdog::new(SENDER, started, sender::LOOP_STUCK);
     let daemon = start(settings, listeners, reloader, &mut watchdog).await?;
     let queue = daemon.reporter.queue.clone();
     let internal_errors =
         InternalErrorLog::new(sender::INTERNAL_ERROR, "lost datagrams are counted as corrupt");
-    let outcome = Supervisor::new(watchdog, internal_errors).run(started, signals, daemon).await;
+    let outcome = Supervisor::new(watchdog, internal_errors).run(signals, daemon).await;
     let queued = queue.figures().queued;
     tracing::info!(queued, "stopped; {} in the spool", count_of(queued, "datagram"));
     outcome

@@ -24,7 +24,7 @@ use nf_transport_core::framing::Heartbeat;
 use nf_transport_core::secure::StreamKey;
 use nf_transport_core::sequence::Position;
 use nf_transport_core::spool::Divergence;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use crate::config::HostPort;
 use crate::host::{LogLimit, Suppressed};
@@ -158,7 +158,7 @@ impl Uplink {
             tokio::select! {
                 event = &mut event => return Some(event),
                 () = self.stop.requested() => return None,
-                () = sleep(self.pulse.idle_round()) => {}
+                () = sleep_until(self.pulse.idle_until()) => {}
             }
         }
     }

@@ -32,11 +32,13 @@ const AWAY: u8 = 2;
 pub struct Pulse {
     sign: Arc<AtomicU8>,
     idle_round: Duration,
+    /// The start of the runtime, from which rounds are counted.
+    started: Instant,
 }
 
 impl Default for Pulse {
     fn default() -> Self {
-        Self { sign: Arc::new(AtomicU8::new(AWAY)), idle_round: IDLE_ROUND }
+        Self { sign: Arc::new(AtomicU8::new(AWAY)), idle_round: IDLE_ROUND, started: Instant::now() }
     }
 }
 
@@ -49,6 +51,16 @@ impl Pulse {
     /// Returns the longest time for which the loop may wait if it has no work.
     pub fn idle_round(&self) -> Duration {
         self.idle_round
+    }
+
+    /// Returns the latest time until which the loop may wait if it has no work: the start of a round, when
+    /// the daemon wakes up anyway.
+    pub fn idle_until(&self) -> Instant {
+        let latest = Instant::now() + self.idle_round;
+        let into_round = latest.duration_since(self.started).as_nanos() % ROUND.as_nanos();
+        let into_round = Duration::from_nanos(u64::try_from(into_round).unwrap_or_default());
+        // With a short watchdog time that would be now.
+        if self.idle_round < ROUND * 2 { latest } else { latest - into_round }
     }
 
     /// Reports that the loop waits for something outside of this process until the returned value is dropped.
@@ -78,6 +90,7 @@ impl Drop for Away<'_> {
 #[derive(Debug)]
 pub struct Watchdog {
     service: &'static str,
+    started: Instant,
     loops: Vec<WatchedLoop>,
     /// The longest time without progress of a loop.
     patience: Duration,
@@ -98,16 +111,22 @@ impl Watchdog {
     /// Returns a watchdog that logs hung loops of `service` under `message_id`.
     ///
     /// A loop is hung after half of the service manager's time (`WATCHDOG_USEC`) without progress. Then
-    /// feeding stops, and the manager acts within that time after the last feed.
-    pub fn new(service: &'static str, message_id: &'static str) -> Self {
+    /// feeding stops, and the manager acts within that time after the last feed. Rounds are counted from
+    /// `started`, the start of the runtime.
+    pub fn new(service: &'static str, started: Instant, message_id: &'static str) -> Self {
         let patience = sd_notify::watchdog_enabled().unwrap_or(USUAL) / 2;
-        Self { service, loops: Vec::new(), patience, looked: None, message_id }
+        Self { service, started, loops: Vec::new(), patience, looked: None, message_id }
+    }
+
+    /// Returns the time from which rounds are counted.
+    pub fn started(&self) -> Instant {
+        self.started
     }
 
     /// Registers a loop and returns its pulse.
     pub fn pulse(&mut self, name: &'static str) -> Pulse {
         let idle_round = IDLE_ROUND.min(self.patience / 3);
-        let pulse = Pulse { idle_round, ..Pulse::default() };
+        let pulse = Pulse { idle_round, started: self.started, ..Pulse::default() };
         self.loops.push(WatchedLoop { name, pulse: pulse.clone(), seen: Instant::now(), is_reported: false });
         pulse
     }
@@ -170,7 +189,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_hung_loop_stops_feeding_until_it_recovers() {
-        let mut watchdog = Watchdog::new("nf-test", "");
+        let mut watchdog = Watchdog::new("nf-test", Instant::now(), "");
         let (ingest, link) = (watchdog.pulse("ingest"), watchdog.pulse("link"));
         for _ in 0..60 {
             advance(ROUND).await;
@@ -190,8 +209,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn idle_loops_wake_up_at_the_start_of_a_round() {
+        let mut watchdog = Watchdog::new("nf-test", Instant::now(), "");
+        let started = watchdog.started();
+        let pulse = watchdog.pulse("link");
+        for _ in 0..20 {
+            advance(Duration::from_millis(300)).await;
+            let rounds = (pulse.idle_until() - started).as_nanos() / ROUND.as_nanos();
+            assert_eq!(pulse.idle_until(), started + ROUND * u32::try_from(rounds).unwrap());
+            let wait = pulse.idle_until() - Instant::now();
+            assert!(wait <= pulse.idle_round() && wait + ROUND > pulse.idle_round(), "{wait:?}");
+        }
+        let hasty = Pulse { idle_round: ROUND, ..pulse };
+        assert_eq!(hasty.idle_until(), Instant::now() + ROUND);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_stopped_process_blames_no_loop() {
-        let mut watchdog = Watchdog::new("nf-test", "");
+        let mut watchdog = Watchdog::new("nf-test", Instant::now(), "");
         let ingest = watchdog.pulse("ingest");
         ingest.beat();
         assert!(watchdog.all_alive());
@@ -203,7 +238,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_start_gives_no_loop_more_time() {
-        let mut watchdog = Watchdog::new("nf-test", "");
+        let mut watchdog = Watchdog::new("nf-test", Instant::now(), "");
         advance(10 * watchdog.patience).await;
         let _ingest = watchdog.running("ingest");
         let mut fed = 0;
@@ -216,7 +251,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_started_loops_can_hang() {
-        let mut watchdog = Watchdog::new("nf-test", "");
+        let mut watchdog = Watchdog::new("nf-test", Instant::now(), "");
         let _gate = watchdog.pulse("gate");
         for _ in 0..60 {
             advance(ROUND).await;
@@ -232,7 +267,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_loop_that_is_away_is_alive() {
-        let mut watchdog = Watchdog::new("nf-test", "");
+        let mut watchdog = Watchdog::new("nf-test", Instant::now(), "");
         let flusher = watchdog.pulse("flusher");
         let away = flusher.away();
         for _ in 0..100 {

@@ -267,8 +267,8 @@ impl<'a> SessionLoop<'a> {
         let next_check =
             connection.session.has_unacknowledged().then(|| Instant::from_std(self.stall.next_check()));
         // Each round looks for progress until there is some.
-        let idle = self.uplink.pulse.idle_round();
-        let round = Some(Instant::now() + if self.has_progressed { idle } else { idle.min(ROUND) });
+        let idle = self.uplink.pulse.idle_until();
+        let round = Some(if self.has_progressed { idle } else { idle.min(Instant::now() + ROUND) });
         let close_at = closing.map(|closing| closing.until);
         let wake_at = [round, session_timeout, self.read_ahead.retry_at(), close_at, renew_at, next_check]
             .into_iter()

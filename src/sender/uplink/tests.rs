@@ -11,6 +11,7 @@ use nf_transport_core::session::{ReceiverEvent, ReceiverSession, ResumePoint};
 use nf_transport_core::spool::{MinFree, Policy};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
 
 use super::*;
 use crate::config::Reconnect;
