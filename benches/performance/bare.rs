@@ -144,7 +144,7 @@ pub(crate) fn run(arguments: &[String]) {
     }
 }
 
-/// Writes received datagrams to a TCP connection. Like nf-sender it lets datagrams gather, for `wait`.
+/// Writes received datagrams to a TCP connection. Like nf-sender, it lets datagrams gather: for `wait`.
 fn to_tcp(socket: &UdpSocket, target: &str, wait: Duration) {
     let mut connection = TcpStream::connect(target).unwrap();
     connection.set_nodelay(true).unwrap();

@@ -40,9 +40,9 @@ pub(crate) enum Kind {
     Nfacctd,
     /// The bare loop with recvmmsg and sendmmsg or GSO.
     Bare(Sending),
-    /// Two loops with a TCP connection between them, which take a burst at a time.
+    /// Two loops with a TCP connection between them, for one burst at a time.
     BarePair,
-    /// The same, but datagrams gather as long as `max-delay` lets them by default.
+    /// The same, for the datagrams of 10 ms at a time, as with the default `max-delay`.
     GatheringBarePair,
 }
 

@@ -57,10 +57,12 @@ impl Pulse {
     /// the daemon wakes up anyway.
     pub fn idle_until(&self) -> Instant {
         let latest = Instant::now() + self.idle_round;
+        if self.idle_round < ROUND * 2 {
+            // The start of the round may be past: the service manager's watchdog time is short.
+            return latest;
+        }
         let into_round = latest.duration_since(self.started).as_nanos() % ROUND.as_nanos();
-        let into_round = Duration::from_nanos(u64::try_from(into_round).unwrap_or_default());
-        // With a short watchdog time that would be now.
-        if self.idle_round < ROUND * 2 { latest } else { latest - into_round }
+        latest - Duration::from_nanos(u64::try_from(into_round).unwrap_or_default())
     }
 
     /// Reports that the loop waits for something outside of this process until the returned value is dropped.
